@@ -1,0 +1,1 @@
+"""RIPE: keypoints and descriptors learnt from unlabeled image pairs."""

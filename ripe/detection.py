@@ -1,0 +1,96 @@
+"""From a score map to keypoints: local maxima, the best of them, and a sub-pixel refinement."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How a network's score map is read at test time.
+
+    Attributes:
+        threshold: least score (a logit) of a keypoint.
+        nms_radius: a keypoint is the maximum of the (2·radius + 1)² pixels around it.
+        border: keypoints nearer than this many pixels to the image border are dropped.
+        subpixel: refine positions by a quadratic fit.
+    """
+
+    threshold: float
+    nms_radius: int = 1
+    border: int = 0
+    subpixel: bool = False
+
+
+def local_maximum(logits: Tensor, radius: int) -> Tensor:
+    """Maximum of the (2·radius + 1)² window around each pixel of an H×W map.
+
+    Two passes of doubling steps: several times faster than `max_pool2d` on a CPU, same result.
+    """
+    window = 2 * radius + 1
+    for dim in (0, 1):
+        padding = (0, 0, radius, radius) if dim == 0 else (radius, radius)
+        logits = F.pad(logits, padding, value=-torch.inf)
+        length = logits.shape[dim]
+        covered = 1
+        while covered < window:
+            step = min(covered, window - covered)
+            length -= step
+            logits = torch.maximum(logits.narrow(dim, 0, length), logits.narrow(dim, step, length))
+            covered += step
+    return logits
+
+
+def detect(
+    logits: Tensor, settings: DetectionSettings, max_keypoints: int, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Keypoints of one image, best first.
+
+    Args:
+        logits: H×W score map.
+        settings: which pixels count.
+        max_keypoints: how many are kept at most.
+        mask: optional H×W bool, True where keypoints may lie.
+
+    Returns:
+        N×2 float32 (x, y) in pixels of the map, and N float32 scores. Equal scores keep the order of the pixels.
+    """
+    logits = logits.float()
+    candidates = (logits > settings.threshold) & (logits == local_maximum(logits, settings.nms_radius))
+    if settings.border > 0:
+        inside = torch.zeros_like(candidates)
+        inside[settings.border : -settings.border, settings.border : -settings.border] = True
+        candidates &= inside
+    if mask is not None:
+        candidates &= mask
+    rows, columns = candidates.nonzero(as_tuple=True)
+    scores = logits[rows, columns]
+    order = scores.argsort(descending=True, stable=True)[:max_keypoints]
+    rows, columns, scores = rows[order], columns[order], scores[order]
+    keypoints = torch.stack([columns, rows], dim=-1).float()
+    if settings.subpixel:
+        keypoints = keypoints + subpixel_offsets(logits, rows, columns)
+    return keypoints, scores
+
+
+def subpixel_offsets(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Where the quadratic through the 3×3 scores around each maximum peaks, relative to the pixel: N×2, within ±0.5.
+
+    Pixels on the border, and those whose fit has no peak, stay where they are.
+    """
+    height, width = logits.shape
+    interior = (rows > 0) & (rows < height - 1) & (columns > 0) & (columns < width - 1)
+    y, x = rows.clamp(1, height - 2), columns.clamp(1, width - 2)
+    around = {(dy, dx): logits[y + dy, x + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+    gx = (around[0, 1] - around[0, -1]) / 2
+    gy = (around[1, 0] - around[-1, 0]) / 2
+    gxx = around[0, 1] - 2 * around[0, 0] + around[0, -1]
+    gyy = around[1, 0] - 2 * around[0, 0] + around[-1, 0]
+    gxy = (around[1, 1] - around[1, -1] - around[-1, 1] + around[-1, -1]) / 4
+    determinant = gxx * gyy - gxy * gxy
+    peaked = interior & (determinant > 1e-12) & (gxx < 0)
+    determinant = torch.where(peaked, determinant, 1)
+    offsets = torch.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], dim=-1) / determinant[:, None]
+    return torch.where(peaked[:, None], offsets.clamp(-0.5, 0.5), 0)

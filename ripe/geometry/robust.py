@@ -1,0 +1,57 @@
+"""Robust estimation by PoseLib: fundamental matrices, homographies and relative poses from matches with outliers.
+
+Every function takes K×2 (x, y) points of both images in pixels and is seeded, so equal input gives equal output.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import poselib
+import torch
+from torch import Tensor
+
+from ripe.features import TwoViewGeometry
+
+MIN_MATCHES = {"fundamental": 8, "homography": 4}
+
+
+def estimate_geometry(
+    kind: Literal["fundamental", "homography"],
+    points0: Tensor,
+    points1: Tensor,
+    *,
+    max_error: float,
+    max_iterations: int = 10_000,
+    seed: int = 0,
+) -> TwoViewGeometry:
+    """Fit a fundamental matrix or a homography to matches.
+
+    Args:
+        kind: which model.
+        points0: K×2 in the first image.
+        points1: K×2 in the second image.
+        max_error: inlier threshold in pixels: epipolar error, or transfer error of a homography.
+        max_iterations: bound on RANSAC's iterations. PoseLib's own bound of 100 000 costs most where matches are bad.
+        seed: of RANSAC's sampling.
+
+    Returns:
+        The model and its inliers; no model where there are too few matches or the fit fails.
+    """
+    count = len(points0)
+    if count < MIN_MATCHES[kind]:
+        return TwoViewGeometry.failed(count)
+    options: dict[str, Any] = {"max_iterations": max_iterations, "min_iterations": min(100, max_iterations)}
+    options["seed"] = seed
+    if kind == "fundamental":
+        estimate, options["max_epipolar_error"] = poselib.estimate_fundamental, max_error
+    else:
+        estimate, options["max_reproj_error"] = poselib.estimate_homography, max_error
+    model, info = estimate(_as_array(points0), _as_array(points1), options, {})
+    inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
+    if model is None or not np.isfinite(model).all() or not inliers.any():
+        return TwoViewGeometry.failed(count)
+    return TwoViewGeometry(torch.as_tensor(np.asarray(model, dtype=np.float64)), inliers)
+
+
+def _as_array(points: Tensor) -> np.ndarray:
+    return points.detach().cpu().double().numpy()

@@ -1,0 +1,1 @@
+"""The networks: image in, score map and feature maps out."""

@@ -1,0 +1,73 @@
+"""The compact network: an extractor that runs in real time without a GPU.
+
+Five stages at strides 1, 2, 4, 8, 16. Coarse features at stride 8 give one logit for every pixel of each 8×8 cell
+(exactly the cells of the training policy), corrected by two light heads on the finest maps, which see the detail that
+decides where in the cell a corner lies. Down-sampling averages 2×2 pixels before each stage, so that the centre of a
+coarse pixel lies at the centre of the pixels that it covers.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ripe.networks.dense import DenseMaps, DenseNetwork
+
+CHANNELS = (8, 24, 48, 96, 128)
+CONVOLUTIONS = (1, 2, 2, 3, 3)
+CELL = 8
+STRIDE = 16
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> list[nn.Module]:
+    """A convolution of unchanged size, batch normalisation and ReLU."""
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class CompactNet(DenseNetwork):
+    """Image to score map and five feature maps; see the module's text."""
+
+    channels = CHANNELS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        previous = 3
+        for index, (width, depth) in enumerate(zip(CHANNELS, CONVOLUTIONS, strict=True)):
+            layers: list[nn.Module] = [] if index == 0 else [nn.AvgPool2d(2)]
+            for _ in range(depth):
+                layers += conv_bn_relu(previous, width)
+                previous = width
+            self.stages.append(nn.Sequential(*layers))
+        hidden = CELL * CELL
+        self.lateral = nn.Conv2d(CHANNELS[3], hidden, 1)
+        self.top_down = nn.Conv2d(CHANNELS[4], hidden, 1, bias=False)
+        self.fuse = nn.Sequential(nn.ReLU(inplace=True), *conv_bn_relu(hidden, hidden))
+        self.cell_score = nn.Conv2d(hidden, CELL * CELL, 1)
+        self.half_score = nn.Conv2d(CHANNELS[1], 4, 1, bias=False)
+        self.full_score = nn.Conv2d(CHANNELS[0], 1, 3, padding=1, bias=False)
+
+    def forward(self, images: Tensor) -> DenseMaps:
+        """The score map and the feature maps; sizes that 16 does not divide are padded by their border pixels."""
+        height, width = images.shape[-2:]
+        images = F.instance_norm(images.float())
+        images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        images = images.contiguous(memory_format=torch.channels_last)
+        pyramid = []
+        features = images
+        for stage in self.stages:
+            features = stage(features)
+            pyramid.append(features)
+        return DenseMaps(self._score(pyramid)[..., :height, :width], tuple(pyramid))
+
+    def _score(self, pyramid: list[Tensor]) -> Tensor:
+        top_down = F.interpolate(self.top_down(pyramid[4]), scale_factor=2.0, mode="bilinear", align_corners=False)
+        cells = self.fuse(self.lateral(pyramid[3]) + top_down)
+        # In float32 even under autocast: neighbouring scores rounded to bfloat16 tie, and ties are no maxima.
+        with torch.autocast(cells.device.type, enabled=False):
+            coarse = F.pixel_shuffle(self.cell_score(cells.float()), CELL)
+            half = F.pixel_shuffle(self.half_score(pyramid[1].float()), 2)
+            return coarse + half + self.full_score(pyramid[0].float())

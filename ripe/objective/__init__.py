@@ -1,0 +1,1 @@
+"""The training objective, one module a concept."""
