@@ -1,0 +1,76 @@
+"""The policy: one keypoint proposed in every 8×8 cell of the score map, then accepted or rejected."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL = 8
+
+
+@dataclass(frozen=True)
+class CellSamples:
+    """What the policy drew for B images of N cells each, row by row.
+
+    Attributes:
+        keypoints: B×N×2 float32, the proposed (x, y) in pixels.
+        log_probs: B×N, log p(position) + log p(accepted or rejected, as drawn); differentiable.
+        entropies: B×N, entropy of both draws; differentiable.
+        selected: B×N bool, accepted and not near the image border.
+        inside: B×N bool, False where any pixel of the cell is padding.
+    """
+
+    keypoints: Tensor
+    log_probs: Tensor
+    entropies: Tensor
+    selected: Tensor
+    inside: Tensor
+
+
+def to_cells(maps: Tensor) -> Tensor:
+    """Rearrange B×H×W maps (H, W multiples of 8) to B×N×64: cells row by row, pixels of a cell row by row."""
+    batch, height, width = maps.shape
+    cells = maps.reshape(batch, height // CELL, CELL, width // CELL, CELL).transpose(2, 3)
+    return cells.reshape(batch, -1, CELL * CELL)
+
+
+def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, border: int = 16) -> CellSamples:
+    """Draw position ~ Categorical(64 logits) and acceptance ~ Bernoulli(logit of the drawn pixel) in every cell.
+
+    Args:
+        logits: B×1×H×W score maps, H and W multiples of 8.
+        valid: B×H×W bool, False on padding.
+        generator: source of randomness, on the device of `logits`.
+        border: keypoints nearer than this many pixels to the image border are not selected.
+    """
+    batch, _, height, width = logits.shape
+    cells = to_cells(logits[:, 0].float())
+    log_positions = F.log_softmax(cells, dim=-1)
+    positions = log_positions.detach().exp()
+    choice = torch.multinomial(positions.flatten(0, 1), 1, generator=generator).reshape(batch, -1, 1)
+    chosen = cells.gather(-1, choice)[..., 0]
+    acceptance = torch.sigmoid(chosen.detach())
+    accepted = torch.rand(chosen.shape, generator=generator, device=chosen.device) < acceptance
+    log_accept = torch.where(accepted, F.logsigmoid(chosen), F.logsigmoid(-chosen))
+
+    keypoints = _cell_origins(height, width, logits.device) + torch.cat([choice % CELL, choice // CELL], dim=-1)
+    low, high = keypoints.new_tensor([border, border]), keypoints.new_tensor([width, height]) - border
+    interior = ((keypoints >= low) & (keypoints < high)).all(dim=-1)
+    return CellSamples(
+        keypoints=keypoints.float(),
+        log_probs=log_positions.gather(-1, choice)[..., 0] + log_accept,
+        entropies=-(log_positions.exp() * log_positions).sum(dim=-1) + _bernoulli_entropy(chosen),
+        selected=accepted & interior,
+        inside=to_cells(valid).all(dim=-1),
+    )
+
+
+def _cell_origins(height: int, width: int, device: torch.device) -> Tensor:
+    y = torch.arange(0, height, CELL, device=device)
+    x = torch.arange(0, width, CELL, device=device)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
+
+
+def _bernoulli_entropy(logits: Tensor) -> Tensor:
+    return F.softplus(logits) - logits * torch.sigmoid(logits)

@@ -1,0 +1,50 @@
+"""The policy's part of the loss: REINFORCE on the rewards, a price per keypoint, an entropy bonus."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ripe.objective.rewards import PairRewards
+
+
+def policy_loss(pairs: Sequence[tuple[Tensor, Tensor, PairRewards]]) -> Tensor:
+    """Minus the mean of reward(i, j) · (log_prob0(i) + log_prob1(j)) over all grid entries of all pairs together.
+
+    The grid never exists. With the reward r on matches and a constant p elsewhere, the sum over a pair's grid is
+    Σ_matches (r − p)(log_prob0 + log_prob1) + p (N1 Σ log_prob0 + N0 Σ log_prob1): linear in the number of cells.
+
+    Args:
+        pairs: for each pair log_prob0 (N0) and log_prob1 (N1) of all cells, and its rewards.
+
+    Returns:
+        A scalar; a differentiable zero where no cell takes part.
+    """
+    total = sum((log_probs0.sum() + log_probs1.sum()) * 0 for log_probs0, log_probs1, _ in pairs)
+    entries = 0
+    for log_probs0, log_probs1, rewards in pairs:
+        first, second = rewards.matches.unbind(dim=1)
+        excess = rewards.rewards - rewards.background
+        total = total + (excess * (log_probs0[first] + log_probs1[second])).sum()
+        rows, columns = int(rewards.cells0.sum()), int(rewards.cells1.sum())
+        if rewards.background != 0:
+            kept = columns * log_probs0[rewards.cells0].sum() + rows * log_probs1[rewards.cells1].sum()
+            total = total + rewards.background * kept
+        entries += rows * columns
+    return -torch.as_tensor(total) / max(entries, 1)
+
+
+def keypoint_cost(log_probs: Sequence[tuple[Tensor, Tensor]], selected: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Mean over pairs of mean log_prob0 + mean log_prob1 of the selected cells.
+
+    Minimising it makes keypoints dearer; its weight is the (positive) price. An image without selected cells adds 0.
+    """
+    terms = [
+        _mean_or_zero(log_probs0[selected0]) + _mean_or_zero(log_probs1[selected1])
+        for (log_probs0, log_probs1), (selected0, selected1) in zip(log_probs, selected, strict=True)
+    ]
+    return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def _mean_or_zero(values: Tensor) -> Tensor:
+    return values.sum() / max(values.numel(), 1)
