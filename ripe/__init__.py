@@ -1,1 +1,54 @@
-"""RIPE: keypoints and descriptors learnt from unlabeled image pairs."""
+"""RIPE: keypoints and descriptors learnt from unlabeled image pairs.
+
+    import ripe
+
+    model = ripe.load()
+    features0, features1 = model.extract(["left.jpg", "right.jpg"])
+    matches = ripe.match(features0, features1)
+
+The names below are imported at first use, so that `ripe --help` does not wait for PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ripe.features import Features as Features
+    from ripe.features import Matches as Matches
+    from ripe.features import TwoViewGeometry as TwoViewGeometry
+    from ripe.geometry.robust import estimate_geometry as estimate_geometry
+    from ripe.matching import match as match
+    from ripe.model import RIPE as RIPE
+    from ripe.pretrained import load as load
+    from ripe.pretrained import save_weights as save_weights
+    from ripe.pretrained import vgg_hyper as vgg_hyper
+
+    __version__: str
+
+_HOMES = {
+    "Features": "ripe.features",
+    "Matches": "ripe.features",
+    "RIPE": "ripe.model",
+    "TwoViewGeometry": "ripe.features",
+    "estimate_geometry": "ripe.geometry.robust",
+    "load": "ripe.pretrained",
+    "match": "ripe.matching",
+    "save_weights": "ripe.pretrained",
+    "vgg_hyper": "ripe.pretrained",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ripe-keypoints")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ripe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

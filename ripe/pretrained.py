@@ -1,0 +1,208 @@
+"""Trained weights: which there are, where they come from, and how they are loaded and saved.
+
+Our own files are safetensors whose metadata name the architecture, its options and the detector's settings. A PyTorch
+state dict is taken for one of the published network; it is read with `weights_only=True`, so that it cannot run code.
+"""
+
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ripe.architectures import build
+from ripe.detection import DetectionSettings
+from ripe.download import cache_dir, fetch, sha256_of, verify
+from ripe.files import replacing
+from ripe.model import RIPE
+
+COMPACT_SHA256 = ""
+RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that `load` knows by name.
+
+    Attributes:
+        description: one line on what it is.
+        license: of the weights.
+        url: where the weights are fetched from; None where they come with the package.
+    """
+
+    description: str
+    license: str
+    url: str | None = None
+
+    def path(self) -> Path:
+        """Where the weights are, or will be once they are fetched."""
+        if self.url is None:
+            return Path(str(resources.files("ripe") / "weights" / "compact.safetensors"))
+        return cache_dir() / self.url.rsplit("/", 1)[-1]
+
+
+MODELS = {
+    "compact": Pretrained("small and fast, for CPUs; the default", "Apache-2.0"),
+    "vgg_hyper": Pretrained(
+        "the published network (ICCV 2025), fetched at first use", "academic, non-commercial", RELEASE_URL
+    ),
+}
+
+
+def load(
+    name_or_path: str | Path = "compact",
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> RIPE:
+    """A trained model, ready to extract.
+
+    Args:
+        name_or_path: "compact", "vgg_hyper", or a weights file: one of ours, or a published PyTorch state dict.
+        device: where it runs; a GPU if there is one, otherwise the CPU, if None.
+        dtype: float32, or bfloat16 or float16 for half-precision arithmetic. Weights and results stay float32.
+
+    Raises:
+        ValueError: unknown name or dtype, or a file that is damaged, changed or of another architecture.
+        OSError: the file does not exist, or the weights cannot be fetched.
+    """
+    if dtype not in PRECISIONS:
+        raise ValueError(f"dtype is {dtype}; give one of {', '.join(str(known) for known in PRECISIONS)}")
+    name = str(name_or_path)
+    if name == "compact":
+        model = _load_compact()
+    elif name == "vgg_hyper":
+        model = vgg_hyper()
+    else:
+        model = _load_file(_existing(name_or_path))
+    model.compute_dtype = dtype
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def vgg_hyper(model_path: str | Path | None = None, desc_shares: Sequence[int] | None = None) -> RIPE:
+    """The published network, on the CPU and in evaluation mode.
+
+    Args:
+        model_path: a state dict of it; if None, the released weights, which are fetched once (their licence is academic
+            and non-commercial) to the user's cache folder or to `RIPE_CACHE`.
+        desc_shares: lengths of the four descriptor parts, for weights that were trained so.
+
+    Raises:
+        ValueError: the file is damaged, has changed since its first use, or does not fit.
+        OSError: the file does not exist, or the weights cannot be fetched.
+    """
+    options: dict[str, Any] = {} if desc_shares is None else {"desc_shares": list(desc_shares)}
+    if model_path is not None:
+        return _load_file(_existing(model_path), options)
+    if desc_shares is not None:
+        raise ValueError("the released weights have no desc_shares; give model_path as well")
+    entry = MODELS["vgg_hyper"]
+    path = entry.path()
+    if not path.is_file():
+        logger.warning("Fetching the released RIPE weights; their licence is %s.", entry.license)
+        fetch(RELEASE_URL, path)
+    verify(path)
+    return _load_file(path)
+
+
+def save_weights(
+    model: RIPE, path: str | Path, *, dtype: torch.dtype = torch.float32, options: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model's weights and detector settings so that `load(path)` gives it back.
+
+    Args:
+        model: what is saved; its name must be that of an architecture.
+        path: a .safetensors file; replaced whole.
+        dtype: of the stored floating-point numbers; float16 halves the file.
+        options: what the architecture was built with, where it was not the default.
+
+    Raises:
+        ValueError: a weight is not finite, or too large for `dtype`.
+    """
+    metadata = {
+        "architecture": model.name,
+        "options": json.dumps(dict(options or {})),
+        "detection": json.dumps(asdict(model.detection)),
+    }
+    tensors = {
+        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in model.state_dict().items()
+    }
+    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"{broken[0]} holds NaN or values beyond the range of {dtype}; nothing was saved")
+    with replacing(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+def weights_hash(model: RIPE) -> str:
+    """SHA-256 over all weights of a model, in hexadecimal digits: equal for equal weights, wherever they came from."""
+    digest = hashlib.sha256(model.name.encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_compact() -> RIPE:
+    path = MODELS["compact"].path()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the weights that come with the package are missing; install it again")
+    if sha256_of(path) != COMPACT_SHA256:
+        raise ValueError(f"{path}: damaged or not of this version; install the package again")
+    return _load_file(path)
+
+
+def _existing(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if isinstance(name_or_path, Path) or path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"{path}: no such weights file")
+    raise ValueError(f"unknown model {name_or_path!r}; give {', '.join(MODELS)} or the path of a weights file")
+
+
+def _load_file(path: Path, options: Mapping[str, Any] | None = None) -> RIPE:
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"
+    state, metadata = _read_safetensors(path) if is_safetensors else (_read_state_dict(path), {})
+    stored_options = json.loads(metadata.get("options", "{}"))
+    model = build(metadata.get("architecture", "vgg_hyper"), **{**stored_options, **(options or {})})
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        summary = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: the weights do not fit the architecture {model.name} ({summary}…)") from error
+    if "detection" in metadata:
+        model.detection = DetectionSettings(**json.loads(metadata["detection"]))
+    return model.eval()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no iterator)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: damaged weights file ({error})") from error
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise ValueError(f"{path}: not a weights file, or a damaged one") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: holds no plain state dict (names and tensors)")
+    return dict(state)
