@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ripe.features import TwoViewGeometry
+from ripe.geometry.pose import RelativePose
 
-MIN_MATCHES = {"fundamental": 8, "homography": 4}
+MIN_MATCHES = {"fundamental": 8, "homography": 4, "pose": 5}
 
 
 def estimate_geometry(
@@ -51,6 +52,51 @@ def estimate_geometry(
     if model is None or not np.isfinite(model).all() or not inliers.any():
         return TwoViewGeometry.failed(count)
     return TwoViewGeometry(torch.as_tensor(np.asarray(model, dtype=np.float64)), inliers)
+
+
+def estimate_relative_pose(
+    points0: Tensor,
+    points1: Tensor,
+    intrinsics0: Tensor,
+    intrinsics1: Tensor,
+    *,
+    max_epipolar_error: float,
+    max_iterations: int = 10_000,
+    seed: int = 0,
+) -> RelativePose | None:
+    """Fit the relative pose of two calibrated cameras to matches.
+
+    Args:
+        points0: K×2 in the first image.
+        points1: K×2 in the second image.
+        intrinsics0: 3×3 camera matrix (focal lengths and principal point; no skew) of the first image.
+        intrinsics1: 3×3 camera matrix of the second image.
+        max_epipolar_error: inlier threshold in pixels.
+        max_iterations: bound on RANSAC's iterations.
+        seed: of RANSAC's sampling.
+
+    Returns:
+        The pose, its translation of length 1; None where there are too few matches or the fit fails.
+    """
+    if len(points0) < MIN_MATCHES["pose"]:
+        return None
+    options = {"max_iterations": max_iterations, "max_epipolar_error": max_epipolar_error, "seed": seed}
+    options["min_iterations"] = min(100, max_iterations)
+    cameras = _as_camera(intrinsics0), _as_camera(intrinsics1)
+    pose, info = poselib.estimate_relative_pose(_as_array(points0), _as_array(points1), *cameras, options, {})
+    inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
+    rotation, translation = torch.tensor(pose.R), torch.tensor(pose.t)
+    length = torch.linalg.vector_norm(translation)
+    if not inliers.any() or not torch.isfinite(rotation).all() or not 0 < length < torch.inf:
+        return None
+    return RelativePose(rotation, translation / length, inliers)
+
+
+def _as_camera(intrinsics: Tensor) -> dict[str, Any]:
+    matrix = _as_array(intrinsics)
+    # PoseLib asks for a size but does not use it: a pinhole camera has no need of one.
+    parameters = [matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]
+    return {"model": "PINHOLE", "width": 0, "height": 0, "params": parameters}
 
 
 def _as_array(points: Tensor) -> np.ndarray:

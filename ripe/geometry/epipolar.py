@@ -1,0 +1,52 @@
+"""Fundamental matrices of known cameras, and distances of matches from epipolar geometry.
+
+A fundamental matrix F relates homogeneous pixels of two images by x1ᵀ·F·x0 = 0.
+"""
+
+import torch
+from torch import Tensor
+
+
+def fundamental_from_pose(intrinsics0: Tensor, intrinsics1: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
+    """Fundamental matrix, 3×3 of norm 1, of two calibrated cameras.
+
+    Args:
+        intrinsics0: 3×3 camera matrix of the first image.
+        intrinsics1: 3×3 camera matrix of the second image.
+        rotation: 3×3, first camera's frame to second's.
+        translation: 3, not 0; its scale does not matter.
+    """
+    x, y, z = translation.unbind()
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+    fundamental = torch.linalg.inv(intrinsics1).mT @ cross @ rotation @ torch.linalg.inv(intrinsics0)
+    return fundamental / torch.linalg.matrix_norm(fundamental)
+
+
+def sampson_distance(fundamental: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
+    """First-order distance, in pixels, of each match to the nearest one that obeys the epipolar constraint.
+
+    Args:
+        fundamental: 3×3.
+        points0: K×2 in the first image.
+        points1: K×2 in the second image.
+
+    Returns:
+        K distances, not squared; the unit that PoseLib's `max_epipolar_error` has.
+    """
+    residual, normal0, normal1 = _constraint(fundamental, points0, points1)
+    return residual / (normal0.square() + normal1.square()).sqrt()
+
+
+def symmetric_epipolar_distance(fundamental: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
+    """Root mean square, in pixels, of each match's two distances to its epipolar lines; arguments as above."""
+    residual, normal0, normal1 = _constraint(fundamental, points0, points1)
+    return residual * ((normal0.square().reciprocal() + normal1.square().reciprocal()) / 2).sqrt()
+
+
+def _constraint(fundamental: Tensor, points0: Tensor, points1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """|x1ᵀ·F·x0| of each match, and the lengths of the normals of its epipolar lines in both images."""
+    lines1 = points0 @ fundamental[:, :2].mT + fundamental[:, 2]
+    lines0 = points1 @ fundamental[:2] + fundamental[2]
+    residual = (lines1[:, :2] * points1).sum(-1) + lines1[:, 2]
+    return residual.abs(), lines0[:, :2].norm(dim=-1), lines1[:, :2].norm(dim=-1)
