@@ -58,7 +58,9 @@ def warp_inliers(points0: Tensor, points1: Tensor, H_0to1: Tensor, *, max_error:
 
 def warp_points(points: Tensor, homography: Tensor) -> Tensor:
     """…×N×2 points under …×3×3 homographies; points behind the view go far outside the image."""
-    mapped = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1) @ homography.transpose(-1, -2)
+    homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
+    # A product by hand stays in float32 under autocast, where a matrix product would lose whole pixels.
+    mapped = (homography[..., None, :, :] * homogeneous[..., None, :]).sum(dim=-1)
     depth = mapped[..., 2:]
     return torch.where(depth > 1e-6, mapped[..., :2] / depth.clamp_min(1e-6), -1e6)
 

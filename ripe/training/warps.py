@@ -1,0 +1,149 @@
+"""Views of a photo: random homographies, and the changes of light and quality that cameras make.
+
+A self-pair is two views of one photo; the homography between them is known, and the label "same scene" is true by
+construction.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ripe.training.config import WarpConfig
+
+
+@dataclass(frozen=True)
+class View:
+    """A square crop seen through a homography.
+
+    Attributes:
+        image: S×S×3 uint8 RGB; beyond the photo's border it is mirrored.
+        valid: S×S bool, False beyond the photo's border.
+        homography: 3×3 float64, pixels of the photo to pixels of the view.
+    """
+
+    image: np.ndarray
+    valid: np.ndarray
+    homography: np.ndarray
+
+
+def similarity(size: int, centre: np.ndarray, scale: float, angle_deg: float) -> np.ndarray:
+    """Homography that puts `centre` of the photo in the middle of a size×size view, scaled and rotated."""
+    angle = np.deg2rad(angle_deg)
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    middle = (size - 1) / 2
+    matrix = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    matrix[:2, 2] = middle - matrix[:2, :2] @ centre
+    return matrix
+
+
+def perspective(size: int, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Homography that moves each corner of a size×size view by up to strength·size/2 in both directions."""
+    corners = np.array([[0, 0], [size, 0], [size, size], [0, size]], dtype=np.float32)
+    moved = corners + rng.uniform(-0.5, 0.5, (4, 2)).astype(np.float32) * strength * size
+    return cv2.getPerspectiveTransform(corners, moved)
+
+
+def render(photo: np.ndarray, homography: np.ndarray, size: int) -> View:
+    """The view of an H×W×3 photo through `homography`, antialiased where it shrinks the photo."""
+    middle = np.linalg.inv(homography) @ [size / 2, size / 2, 1.0]
+    shrink = min(1.0, _local_scale(homography, middle[:2] / middle[2]) * 1.2)
+    source, to_view = photo, homography
+    if shrink < 0.8:
+        height, width = photo.shape[:2]
+        reduced = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        source = cv2.resize(photo, reduced, interpolation=cv2.INTER_AREA)
+        sx, sy = width / reduced[0], height / reduced[1]
+        to_view = homography @ np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
+    image = cv2.warpPerspective(
+        source, to_view, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    ones = np.ones(source.shape[:2], dtype=np.uint8)
+    valid = cv2.warpPerspective(ones, to_view, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
+    return View(image, valid.astype(bool), homography)
+
+
+def self_pair(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.Generator) -> tuple[View, View]:
+    """Two views of one photo that share at least `config.min_overlap` of the second view."""
+    for _ in range(10):
+        first = _view_homography(photo.shape, size, config, rng, angle=rng.uniform(-10, 10), strength=0.3)
+        scale = _local_scale(first, _preimage_of_middle(first, size))
+        ratio = np.exp(rng.uniform(-1, 1) * np.log(config.max_scale_ratio))
+        limit = 180.0 if rng.random() < config.any_rotation_share else config.rotation_deg
+        centre = _preimage_of_middle(first, size) + rng.uniform(-0.35, 0.35, 2) * size / scale
+        second = perspective(size, config.perspective, rng) @ similarity(
+            size, centre, float(np.clip(scale * ratio, config.min_scale * 0.7, 2.5)), rng.uniform(-limit, limit)
+        )
+        views = render(photo, first, size), render(photo, second, size)
+        if _overlap(*views) >= config.min_overlap:
+            break
+    return views
+
+
+def crop_view(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.Generator) -> View:
+    """A view of most of the photo, for pairs of two photos: mild rotation and perspective, random zoom."""
+    height, width = photo.shape[:2]
+    scale = size / min(height, width) * np.exp(rng.uniform(0, np.log(1.6)))
+    reach = np.array([width, height]) - size / scale
+    centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * np.maximum(reach, 0)
+    homography = perspective(size, config.perspective / 2, rng) @ similarity(size, centre, scale, rng.uniform(-15, 15))
+    return render(photo, homography, size)
+
+
+def photometric(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Random exposure, colour, shading, blur, noise and JPEG artefacts on an S×S×3 uint8 image."""
+    if strength <= 0:
+        return image
+    levels = np.linspace(0, 1, 256)[:, None] ** np.exp(strength * rng.uniform(-0.6, 0.6))
+    gains = np.exp(strength * (rng.uniform(-0.3, 0.3) + rng.uniform(-0.12, 0.12, 3)))
+    table = np.clip(255 * (levels * gains + strength * rng.uniform(-0.12, 0.12)), 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, np.ascontiguousarray(table[:, None, :]))
+    if rng.random() < 0.2:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    if rng.random() < 0.3:
+        image = _shade(image, strength, rng)
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.4 + 1.2 * strength))
+    if rng.random() < 0.4:
+        noise = rng.normal(0, rng.uniform(1, 1 + 10 * strength), image.shape[:2])[:, :, None]
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])[1]
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return image
+
+
+def _view_homography(
+    shape: tuple[int, ...], size: int, config: WarpConfig, rng: np.random.Generator, angle: float, strength: float
+) -> np.ndarray:
+    height, width = shape[:2]
+    low = max(config.min_scale, 0.9 * size / max(height, width))
+    scale = np.exp(rng.uniform(np.log(low), np.log(max(low, config.max_scale))))
+    reach = np.maximum(np.array([width, height]) - size / scale, 0)
+    centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * reach
+    return perspective(size, strength * config.perspective, rng) @ similarity(size, centre, scale, angle)
+
+
+def _preimage_of_middle(homography: np.ndarray, size: int) -> np.ndarray:
+    point = np.linalg.inv(homography) @ [(size - 1) / 2, (size - 1) / 2, 1.0]
+    return point[:2] / point[2]
+
+
+def _local_scale(homography: np.ndarray, point: np.ndarray) -> float:
+    """Square root of the area that a small square around `point` covers after the homography."""
+    x, y, w = homography @ [*point, 1.0]
+    jacobian = (homography[:2, :2] - np.outer([x / w, y / w], homography[2, :2])) / w
+    return float(np.sqrt(abs(np.linalg.det(jacobian))))
+
+
+def _overlap(first: View, second: View) -> float:
+    relative = second.homography @ np.linalg.inv(first.homography)
+    size = second.valid.shape[0]
+    seen = cv2.warpPerspective(first.valid.astype(np.uint8), relative, (size, size), flags=cv2.INTER_NEAREST)
+    return float((seen.astype(bool) & second.valid).mean())
+
+
+def _shade(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    coarse = np.exp(strength * rng.uniform(-0.7, 0.7, (4, 4))).astype(np.float32)
+    field = cv2.resize(coarse, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return np.clip(image * field[:, :, None], 0, 255).astype(np.uint8)
