@@ -20,22 +20,33 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is no image that Pillow can decode; the message names it.
+        ValueError: no image that Pillow can decode, or a side has fewer than 16 pixels; the message names the file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith("I;16") or upright.mode == "I":
-                grey = np.clip(np.asarray(upright), 0, 65535).astype(np.uint16)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.asarray(upright.convert("RGB"))
+            pixels = _decode(file)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not an image, or of a kind that Pillow cannot read") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: damaged or unreadable image ({error})") from error
+    _check_size(pixels.shape[:2], str(path))
+    return pixels
+
+
+def _decode(file: Image.Image) -> np.ndarray:
+    upright = ImageOps.exif_transpose(file)
+    if upright.mode.startswith("I;16") or upright.mode == "I":
+        grey = np.clip(np.asarray(upright), 0, 65535).astype(np.uint16)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(upright.convert("RGB"))
+
+
+def _check_size(size: Sequence[int], name: str) -> None:
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"{name}: {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more")
 
 
 def as_rgb(image: ImageLike) -> Tensor:
@@ -64,8 +75,7 @@ def as_rgb(image: ImageLike) -> Tensor:
             f"{name}: shape {tuple(image.shape)} is no image; give tensors as 3×H×W and NumPy arrays as H×W×3 "
             "(1 or 4 channels, or H×W, are fine too)"
         )
-    if min(image.shape[1:]) < MIN_SIDE:
-        raise ValueError(f"{name}: {image.shape[2]}×{image.shape[1]} pixels; both sides need {MIN_SIDE} or more")
+    _check_size(image.shape[1:], name)
     return _as_unit_range(image, name)[:3].expand(3, -1, -1)
 
 

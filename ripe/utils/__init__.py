@@ -1,0 +1,1 @@
+"""Helpers under their published import paths."""

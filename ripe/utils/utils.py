@@ -1,0 +1,27 @@
+"""The published helper functions: image size, and results as OpenCV's types. Our own interface does not need them."""
+
+from collections.abc import Sequence
+
+import cv2
+from torch import Tensor
+
+from ripe.images import fit_long_side
+from ripe.images import resize as resize_to
+
+
+def resize_image(image: Tensor, min_size: int = 512, max_size: int = 768) -> Tensor:
+    """Bring the longer side of a C×H×W float image into [`min_size`, `max_size`]; ratio kept, antialiased."""
+    height, width = image.shape[-2:]
+    long_side = min(max(height, width, min_size), max_size)
+    return image if long_side == max(height, width) else resize_to(image, fit_long_side((height, width), long_side))
+
+
+def to_cv_kpts(kpts: Tensor, scores: Tensor) -> list[cv2.KeyPoint]:
+    """N×2 (x, y) keypoints and their N scores as OpenCV keypoints; the score is the `response`."""
+    return [cv2.KeyPoint(x, y, 1.0, -1.0, score) for (x, y), score in zip(kpts.tolist(), scores.tolist(), strict=True)]
+
+
+def cv2_matches_from_kornia(match_dists: Tensor, match_idxs: Tensor) -> Sequence[cv2.DMatch]:
+    """kornia's matches, distances K×1 (or K) and indices K×2, as OpenCV matches."""
+    pairs = zip(match_dists.flatten().tolist(), match_idxs.tolist(), strict=True)
+    return [cv2.DMatch(query, train, distance) for distance, (query, train) in pairs]
