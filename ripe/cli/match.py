@@ -1,0 +1,152 @@
+"""`ripe match`: two photos in; figures, a picture and JSON out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ripe.cli import options
+
+if TYPE_CHECKING:
+    from ripe.features import Features, Matches, TwoViewGeometry
+
+EXAMPLES = """  ripe match left.jpg right.jpg
+  ripe match left.jpg right.jpg -o matches.png --json matches.json
+  ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
+"""
+INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "none": None}
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = options.add_command(commands, "match", "match two photos and fit their geometry", EXAMPLES)
+    parser.add_argument("image0", metavar="A", type=Path, help="first photo")
+    parser.add_argument("image1", metavar="B", type=Path, help="second photo")
+    parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="picture of the inlier matches")
+    parser.add_argument("--json", type=Path, metavar="JSON", help="keypoints, matches, inliers, model and settings")
+    options.add_model_options(parser)
+    options.add_extraction_options(parser)
+    group = parser.add_argument_group("geometry")
+    group.add_argument(
+        "--geometry", choices=INLIER_THRESHOLDS, default="fundamental", help="what is fitted (%(default)s)"
+    )
+    group.add_argument(
+        "--inlier-threshold", type=float, metavar="PX", help="in pixels (1 for fundamental, 2 for homography)"
+    )
+    parser.set_defaults(run=run)
+
+
+class Stopwatch:
+    """Times of named stages in milliseconds."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the body of a `with` statement."""
+        start = time.perf_counter()
+        yield
+        self.milliseconds[name] = round((time.perf_counter() - start) * 1000, 1)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry the command out."""
+    from ripe import drawing, files
+    from ripe.images import as_rgb
+    from ripe.matching import match
+
+    if arguments.output is not None:
+        drawing.picture_format(arguments.output)
+    for path in (arguments.output, arguments.json):
+        if path is not None:
+            files.check_writable(path)
+    threshold = _inlier_threshold(arguments)
+    watch = Stopwatch()
+    with watch.stage("read"):
+        images = [as_rgb(path) for path in (arguments.image0, arguments.image1)]
+    with watch.stage("load"):
+        model = options.load_model(arguments)
+    with watch.stage("extract"):
+        features = [model.extract(image, **options.extraction_settings(arguments))[0].to("cpu") for image in images]
+    with watch.stage("match"):
+        matches = match(*features)
+    points = matches.points(*features)
+    with watch.stage("geometry"):
+        geometry = _fit(arguments.geometry, points, threshold)
+    _report(features, matches, geometry, watch)
+    if arguments.output is not None:
+        shown = points if geometry is None else [p[geometry.inliers] for p in points]
+        drawing.save_picture(drawing.draw_matches(images, shown), arguments.output)
+        print(f"picture    {arguments.output}")
+    if arguments.json is not None:
+        settings = _settings(arguments, model.detection.threshold, threshold)
+        _write_json(arguments.json, _document(settings, features, matches, geometry, watch))
+        print(f"json       {arguments.json}")
+    return 0
+
+
+def _inlier_threshold(arguments: argparse.Namespace) -> float | None:
+    given = arguments.inlier_threshold
+    if given is not None and not given > 0:
+        raise ValueError(f"--inlier-threshold is {given}; it must be more than 0 pixels")
+    return given or INLIER_THRESHOLDS[arguments.geometry]
+
+
+def _fit(kind: Any, points: Any, threshold: float | None) -> TwoViewGeometry | None:
+    if kind == "none" or threshold is None:
+        return None
+    from ripe.geometry.robust import estimate_geometry
+
+    return estimate_geometry(kind, *points, max_error=threshold)
+
+
+def _report(features: list[Features], matches: Matches, geometry: TwoViewGeometry | None, watch: Stopwatch) -> None:
+    print(f"keypoints  {len(features[0])} and {len(features[1])}")
+    print(f"matches    {len(matches)}")
+    if geometry is not None:
+        print(f"inliers    {geometry.num_inliers}" + ("" if geometry.model is not None else " (no model found)"))
+    print("time       " + ", ".join(f"{stage} {value:.0f} ms" for stage, value in watch.milliseconds.items()))
+
+
+def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_threshold: float | None) -> dict[str, Any]:
+    return {
+        "model": arguments.model,
+        "precision": arguments.precision,
+        "max_keypoints": arguments.max_keypoints,
+        "threshold": own_threshold if arguments.threshold is None else arguments.threshold,
+        "resize": arguments.resize,
+        "geometry": arguments.geometry,
+        "inlier_threshold": inlier_threshold,
+    }
+
+
+def _document(
+    settings: dict[str, Any],
+    features: list[Features],
+    matches: Matches,
+    geometry: TwoViewGeometry | None,
+    watch: Stopwatch,
+) -> dict[str, Any]:
+    document: dict[str, Any] = {"settings": settings, "milliseconds": watch.milliseconds}
+    for number, side in enumerate(features):
+        document[f"image_size{number}"] = side.image_size
+        document[f"keypoints{number}"] = side.keypoints.tolist()
+        document[f"scores{number}"] = side.scores.tolist()
+    document["matches"] = matches.indices.tolist()
+    document["matching_scores"] = matches.scores.tolist()
+    document["inliers"] = None if geometry is None else geometry.inliers.tolist()
+    document["model"] = None if geometry is None or geometry.model is None else geometry.model.tolist()
+    return document
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    from ripe.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document) + "\n")

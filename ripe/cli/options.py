@@ -1,0 +1,74 @@
+"""What several commands share: the model, how it extracts, and where it runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ripe.model import RIPE
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def add_command(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of one command, with examples at the end of its help."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --device and --precision."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default="compact", metavar="NAME|FILE", help="compact, vgg_hyper or a weights file (%(default)s)"
+    )
+    group.add_argument("--device", help="such as cpu or cuda:1 (a GPU if there is one)")
+    group.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (%(default)s)")
+
+
+def add_extraction_options(parser: argparse.ArgumentParser) -> None:
+    """--max-keypoints, --threshold and --resize."""
+    group = parser.add_argument_group("keypoints")
+    group.add_argument(
+        "--max-keypoints", type=positive, default=2048, metavar="N", help="the best N of an image (%(default)s)"
+    )
+    group.add_argument("--threshold", type=float, metavar="T", help="least score of a keypoint (the model's own)")
+    group.add_argument(
+        "--resize", type=positive, metavar="LONG_SIDE", help="longer side in pixels that the network sees (as it is)"
+    )
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def load_model(arguments: argparse.Namespace) -> RIPE:
+    """The model that --model, --device and --precision ask for."""
+    import torch
+
+    from ripe.pretrained import load
+
+    try:
+        device = torch.device(arguments.device) if arguments.device else None
+        return load(arguments.model, device=device, dtype=getattr(torch, arguments.precision))
+    except (RuntimeError, AssertionError) as error:  # PyTorch's answers to a device that is unknown or not there
+        raise ValueError(f"device {arguments.device}: {str(error).splitlines()[0]}") from error
+
+
+def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `RIPE.extract` that the options stand for."""
+    return {
+        "max_keypoints": arguments.max_keypoints,
+        "threshold": arguments.threshold,
+        "resize": arguments.resize,
+    }

@@ -1,0 +1,89 @@
+"""A picture of matches: two photos side by side, joined by lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ripe.files import replacing
+from ripe.images import rescale_keypoints, resize
+
+MAX_WIDTH = 1920
+GAP = 8
+GREEN = (40, 220, 80)
+LINE_OPACITY = 0.4  # so that the photos can be seen behind hundreds of lines
+
+
+def draw_matches(images: Sequence[Tensor], points: Sequence[Tensor], *, max_width: int = MAX_WIDTH) -> np.ndarray:
+    """Draw K matches between two photos.
+
+    Args:
+        images: the two photos, each 3×H×W RGB in 0..1. Both are shrunk by one factor to fit the width.
+        points: their K×2 matched (x, y) points in pixels of the photos.
+        max_width: of the picture, in pixels.
+
+    Returns:
+        H×W×3 uint8 RGB picture, W ≤ `max_width`.
+    """
+    widths = [image.shape[2] for image in images]
+    scale = min(1.0, (max_width - GAP) / sum(widths))
+    panels = []
+    for image in images:
+        size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[2] * scale)))
+        panels.append(image if scale == 1.0 else resize(image, size))
+    canvas = _side_by_side(panels)
+    places = [
+        rescale_keypoints(p.detach().cpu().double(), _size(image), _size(panel)).numpy()
+        for p, image, panel in zip(points, images, panels, strict=True)
+    ]
+    places[1] = places[1] + (panels[0].shape[2] + GAP, 0)
+    _draw_lines(canvas, *places)
+    return canvas
+
+
+def save_picture(picture: np.ndarray, path: str | Path) -> None:
+    """Write an H×W×3 uint8 RGB picture; the file's ending says in which format.
+
+    Pillow writes it and not OpenCV, whose PNG writer ends the process if pycolmap was imported before it.
+    """
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format=picture_format(path))
+
+
+def picture_format(path: str | Path) -> str:
+    """Pillow's name of the format that the ending of `path` stands for; `ValueError` if it stands for none."""
+    suffix = Path(path).suffix.lower()
+    known = Image.registered_extensions()
+    if known.get(suffix) not in Image.SAVE:
+        raise ValueError(f"{path}: cannot write pictures of type {suffix or '(no ending)'}; use .png or .jpg")
+    return known[suffix]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def _side_by_side(panels: Sequence[Tensor]) -> np.ndarray:
+    height = max(panel.shape[1] for panel in panels)
+    width = sum(panel.shape[2] for panel in panels) + GAP * (len(panels) - 1)
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    left = 0
+    for panel in panels:
+        pixels = (panel.clamp(0, 1) * 255).round().byte().cpu().permute(1, 2, 0).numpy()
+        canvas[: pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        left += pixels.shape[1] + GAP
+    return canvas
+
+
+def _draw_lines(canvas: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+    shift = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
+    fixed = [np.round(points * 2**shift).astype(int).tolist() for points in (starts, ends)]
+    lines = canvas.copy()
+    for start, end in zip(*fixed, strict=True):
+        cv2.line(lines, start, end, GREEN, 1, cv2.LINE_AA, shift)
+    cv2.addWeighted(lines, LINE_OPACITY, canvas, 1 - LINE_OPACITY, 0, dst=canvas)
+    for point in (*fixed[0], *fixed[1]):
+        cv2.circle(canvas, point, 2 << shift, GREEN, 1, cv2.LINE_AA, shift)
