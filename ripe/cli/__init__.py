@@ -1,15 +1,20 @@
-"""The command line `ripe`: one module for each command.
+"""The command line `ripe`: one module for each command, imported only when that command is asked for.
 
-A command's module imports what is slow inside its `run`, so that help and usage errors come at once.
+A command's module has `add_parser(subparsers)`, which sets `run` as a default, and `run(arguments) -> exit status`.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from ripe.cli import extract, info, match
-
-COMMANDS = (match, extract, info)
+COMMANDS = {
+    "match": ("ripe.cli.match", "match two photos and fit their geometry"),
+    "extract": ("ripe.cli.extract", "extract the features of many photos to an HDF5 file"),
+    "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
+    "train": ("ripe.cli.train", "train a network on a folder of photos"),
+    "info": ("ripe.cli.info", "show versions, models with licence and size, and the device"),
+}
 DESCRIPTION = "Keypoints and descriptors learnt from unlabeled image pairs."
 EPILOG = """examples:
   ripe match left.jpg right.jpg -o matches.png
@@ -19,8 +24,9 @@ EPILOG = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0, 1 after an error, 2 for wrong usage, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    """Run a command and return the exit status: 0, 1 after an error, 130 after Ctrl-C; wrong usage exits with 2."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(words[0] if words else None).parse_args(words)
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
@@ -29,13 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"error: {error}", 1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ripe", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for name, (module, summary) in COMMANDS.items():
+        if name == chosen:
+            import_module(module).add_parser(commands)
+        else:
+            commands.add_parser(name, help=summary)
     return parser
 
 

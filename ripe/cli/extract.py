@@ -32,7 +32,7 @@ READ_AHEAD = 8
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = options.add_command(commands, "extract", "extract the features of many photos to an HDF5 file", EXAMPLES)
+    parser = options.add_command(commands, "extract", "Extract the features of many photos to one HDF5 file.", EXAMPLES)
     parser.add_argument("inputs", metavar="FOLDER|FILE", nargs="+", type=Path, help="a folder of photos, or photos")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="H5", help="feature file, hloc's layout")
     options.add_model_options(parser)

@@ -11,9 +11,8 @@ from ripe.cli import options
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = options.add_command(
-        commands, "info", "show versions, models with licence and size, and the device", "  ripe info\n"
-    )
+    summary = "Show versions, models with licence and size, and the device."
+    parser = options.add_command(commands, "info", summary, "  ripe info\n")
     parser.set_defaults(run=run)
 
 

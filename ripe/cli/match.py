@@ -24,7 +24,7 @@ INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "none": None}
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = options.add_command(commands, "match", "match two photos and fit their geometry", EXAMPLES)
+    parser = options.add_command(commands, "match", "Match two photos and fit their geometry.", EXAMPLES)
     parser.add_argument("image0", metavar="A", type=Path, help="first photo")
     parser.add_argument("image1", metavar="B", type=Path, help="second photo")
     parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="picture of the inlier matches")

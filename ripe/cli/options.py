@@ -15,8 +15,7 @@ def add_command(commands: Any, name: str, summary: str, examples: str) -> argpar
     """The parser of one command, with examples at the end of its help."""
     return commands.add_parser(
         name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
+        description=summary,
         epilog="examples:\n" + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
