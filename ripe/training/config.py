@@ -45,14 +45,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The loss; section numbers of the paper's supplement apply to the published values, see `docs/training.md`."""
+    """The loss and its schedules.
+
+    Penalties (`miss_penalty`, `outlier_reward`, `keypoint_price`) grow from 0 to their value over the first
+    `penalty_ramp` of the run: early on hardly a match is right, and penalties at full strength would teach the policy
+    to select nothing at all.
+    """
 
     reward_type: RewardType = "inlier"
     padding_mode: PaddingMode = "ignore"
     selected_only: bool = False
     miss_penalty: float = 0.0
     outlier_reward: float | None = -0.1
-    keypoint_price: float = 0.02
+    keypoint_price: float = 0.004
+    penalty_ramp: float = 0.33
     entropy_weight: float = 0.005
     policy_weight: float = 1000.0
     descriptor_loss: DescriptorLoss = "infonce"

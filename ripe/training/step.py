@@ -109,7 +109,7 @@ def compute_loss(
     parts = {
         "policy": config.policy_weight
         * policy_loss([(*both, reward) for both, reward in zip(log_probs, rewards, strict=True)]),
-        "keypoint": config.keypoint_price * keypoint_cost(log_probs, chosen),
+        "keypoint": penalty_share(progress, config) * config.keypoint_price * keypoint_cost(log_probs, chosen),
         "entropy": -config.entropy_weight * (entropies.sum() / max(entropies.numel(), 1)),
         "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).mean(),
     }
@@ -117,6 +117,11 @@ def compute_loss(
     figures = {f"loss/{name}": float(value.detach()) for name, value in parts.items()}
     figures["loss/total"] = float(total.detach())
     return LossTerms(total, figures | _figures(taking_part, matches, batch))
+
+
+def penalty_share(progress: float, config: ObjectiveConfig) -> float:
+    """Share of the penalties in force, 0..1, rising linearly over the first `penalty_ramp` of the run."""
+    return min(1.0, progress / config.penalty_ramp) if config.penalty_ramp > 0 else 1.0
 
 
 def _looks_valid(points: Tensor, valid: Tensor) -> Tensor:
@@ -194,6 +199,7 @@ def _rewards(
 ) -> PairRewards:
     other = pair + len(batch)
     inside = output.samples.inside
+    share = penalty_share(progress, config)
     if config.selected_only:
         cells = taking_part
     else:
@@ -207,8 +213,8 @@ def _rewards(
         inside0=inside[pair],
         inside1=inside[other],
         worth=inlier_worth(int(matches.inliers.sum()), len(matches.inliers), config.reward_type, progress),
-        miss_penalty=config.miss_penalty,
-        outlier_reward=config.outlier_reward,
+        miss_penalty=share * config.miss_penalty,
+        outlier_reward=None if config.outlier_reward is None else share * config.outlier_reward,
     )
 
 
