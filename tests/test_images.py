@@ -1,0 +1,164 @@
+"""Images of every kind and in every state."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ripe.images import as_rgb, fit_long_side, read_image, rescale_keypoints, resize, split_batch
+
+NUMPY_RNG = np.random.default_rng(0)
+PIXELS = NUMPY_RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+def assert_image_or_named(path: Path) -> None:
+    """Nothing but a `ValueError` that names the file may come of damage, so that one file cannot end a long run."""
+    try:
+        pixels = read_image(path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        assert pixels.ndim == 3
+        return
+    assert str(path) in message
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the file must be turned by 90° clockwise
+    path = save(tmp_path / "turned.png", PIXELS, exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.rot90(PIXELS, -1))
+
+
+def test_16_bit_grey_keeps_its_depth(tmp_path: Path) -> None:
+    grey = NUMPY_RNG.integers(0, 65536, (20, 30), dtype=np.uint16)
+    image = as_rgb(save(tmp_path / "deep.png", grey))
+    torch.testing.assert_close(image[0], torch.from_numpy(grey.astype(np.float32)) / 65535)
+    assert torch.equal(image[0], image[2])
+
+
+@pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("RGBA", "a.png"), ("CMYK", "a.jpg"), ("P", "a.png")])
+def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str, name: str) -> None:
+    image = as_rgb(save(tmp_path / name, PIXELS, mode))
+    assert image.shape == (3, 24, 40)
+    assert image.dtype == torch.float32
+    assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_alpha_is_dropped_and_not_blended(tmp_path: Path) -> None:
+    transparent = np.dstack([PIXELS, np.zeros(PIXELS.shape[:2], dtype=np.uint8)])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", transparent)), PIXELS)
+
+
+def test_text_named_jpg_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "text.jpg"
+    path.write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.jpg: not an image"):
+        read_image(path)
+
+
+def test_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        read_image(tmp_path / "missing.jpg")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (15, 100), (100, 15)])
+def test_less_than_16_pixels_is_refused_by_name(tmp_path: Path, shape: tuple[int, int]) -> None:
+    path = save(tmp_path / "tiny.png", np.zeros((*shape, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=rf"tiny\.png: {shape[1]}×{shape[0]} pixels"):
+        read_image(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(keep=st.floats(0, 0.9), kind=st.sampled_from(["jpg", "png", "tif", "webp", "bmp"]))
+def test_a_truncated_file_is_a_value_error_or_an_image(
+    tmp_path_factory: pytest.TempPathFactory, keep: float, kind: str
+) -> None:
+    path = save(tmp_path_factory.mktemp("cut") / f"cut.{kind}", PIXELS)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    assert_image_or_named(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), kind=st.sampled_from(["jpg", "png", "tif"])
+)
+def test_a_changed_byte_is_a_value_error_or_an_image(
+    tmp_path_factory: pytest.TempPathFactory, position: float, value: int, kind: str
+) -> None:
+    path = save(tmp_path_factory.mktemp("changed") / f"changed.{kind}", PIXELS)
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] = value
+    path.write_bytes(bytes(content))
+    assert_image_or_named(path)
+
+
+def test_arrays_tensors_and_files_agree(tmp_path: Path) -> None:
+    expected = torch.from_numpy(PIXELS).permute(2, 0, 1).float() / 255
+    deep = PIXELS.astype(np.uint16) * 257
+    for image in (
+        save(tmp_path / "a.png", PIXELS),
+        str(tmp_path / "a.png"),
+        PIXELS,
+        np.asfortranarray(PIXELS),
+        deep,
+        PIXELS.astype(np.float64) / 255,
+        torch.from_numpy(PIXELS).permute(2, 0, 1),
+        expected,
+    ):
+        torch.testing.assert_close(as_rgb(image), expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (np.zeros((20, 20, 2)), ValueError),
+        (torch.zeros(2, 20, 20), ValueError),
+        (torch.zeros(1, 3, 20, 20), ValueError),
+        (np.zeros((20, 20), dtype=np.int64), TypeError),
+        (np.full((20, 20), np.nan), ValueError),
+        (3, TypeError),
+    ],
+)
+def test_what_is_no_image_is_refused(image: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        as_rgb(image)  # type: ignore[arg-type]
+
+
+def test_split_batch_takes_one_image_or_many() -> None:
+    image = torch.zeros(3, 20, 20)
+    assert len(split_batch(image)) == 1
+    assert len(split_batch(torch.zeros(4, 3, 20, 20))) == 4
+    assert len(split_batch([image, image])) == 2
+    assert split_batch("a.jpg") == ["a.jpg"]
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(16, 4000))
+def test_fit_long_side_keeps_the_ratio(height: int, width: int, long_side: int) -> None:
+    fitted = fit_long_side((height, width), long_side)
+    assert max(fitted) == long_side
+    scale = long_side / max(height, width)
+    assert abs(fitted[0] - height * scale) <= 1
+    assert abs(fitted[1] - width * scale) <= 1
+
+
+def test_keypoints_follow_a_resized_image() -> None:
+    """A dot stays under its keypoint: pixel centres are integers."""
+    image = torch.zeros(3, 64, 96)
+    image[:, 20:24, 40:44] = 1
+    small = resize(image, (16, 24))
+    row, column = divmod(int(small[0].argmax()), 24)
+    moved = rescale_keypoints(torch.tensor([[41.5, 21.5]]), (64, 96), (16, 24))
+    torch.testing.assert_close(moved, torch.tensor([[float(column), float(row)]]))
+    torch.testing.assert_close(rescale_keypoints(moved, (16, 24), (64, 96)), torch.tensor([[41.5, 21.5]]))
