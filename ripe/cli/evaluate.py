@@ -14,10 +14,15 @@ from ripe.evaluation.annotations import PairsFolder, find_pairs_folders, read_pa
 from ripe.evaluation.baselines import BASELINES, baseline_extractor
 from ripe.evaluation.extractors import Extractor, model_extractor
 from ripe.evaluation.pairs import PairsResult, Protocol, evaluate_pairs
+from ripe.files import check_writable, replacing
 from ripe.images import MIN_SIDE
 from ripe.pretrained import load
 
 UNITS = {"homography": " px", "pose": "°"}
+PAIRS_DESCRIPTION = (
+    "Estimate the homography or relative pose of annotated pairs from mutual nearest neighbours. "
+    "Prints the area under the recall curve, in percent."
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,9 +32,16 @@ def add_parser(subparsers: Any) -> None:
     )
     parser = benchmarks.add_parser("pairs", help="a folder of photos with pairs.json", description=PAIRS_DESCRIPTION)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds pairs.json, or sub-folders that do")
-    parser.add_argument("--model", nargs="+", default=[], metavar="NAME|FILE", help="models (compact if none is named)")
     parser.add_argument(
-        "--baseline", nargs="+", default=[], choices=BASELINES, help="OpenCV's extractors to compare with"
+        "--model", nargs="+", action="extend", default=[], metavar="NAME|FILE", help="models (compact if none is named)"
+    )
+    parser.add_argument(
+        "--baseline",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=BASELINES,
+        help="OpenCV's extractors to compare with",
     )
     parser.add_argument("--max-keypoints", type=_at_least(1), default=2048, metavar="N", help="per photo (2048)")
     parser.add_argument(
@@ -41,18 +53,12 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-PAIRS_DESCRIPTION = (
-    "Estimate the homography or relative pose of annotated pairs from mutual nearest neighbours and print the area under "
-    "the recall curve, in percent."
-)
-
-
 def run(args: argparse.Namespace) -> int:
     """Evaluate every extractor on every folder and print one table per folder."""
+    if args.json is not None:
+        check_writable(args.json)
     folders = [read_pairs(folder) for folder in find_pairs_folders(args.folder)]
     extractors = _extractors(args)
-    if args.json is not None and not args.json.parent.is_dir():
-        raise FileNotFoundError(f"{args.json.parent}: no such folder, so the figures cannot be written there")
     protocol = Protocol(repeats=args.repeats)
     records = []
     unreadable: dict[Path, str] = {}
@@ -66,9 +72,11 @@ def run(args: argparse.Namespace) -> int:
         print(_report(folder, results, settings, args.device))
         records += [_record(name, folder, result, settings) for name, result in results.items()]
     if args.json is not None:
-        args.json.write_text(json.dumps(records, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    for reason in unreadable.values():
-        print(f"left out with its pairs: {reason}", file=sys.stderr)
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(records, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for path, reason in unreadable.items():
+        named = reason if str(path) in reason else f"{path}: {reason}"
+        print(f"left out, with its pairs: {named}", file=sys.stderr)
     return 0
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -20,13 +21,17 @@ PAIRS_FILE = "pairs.json"
 
 @dataclass(frozen=True)
 class HomographyPair:
-    """Two photos and corresponding points, K×2 float64 with K of 4 or more, on one plane or of a turning camera."""
+    """Two photos and corresponding points, K×2 float64 with K of 4 or more, on one plane or of a turning camera.
+
+    `homography` is the 3×3 float64 matrix, first photo to second, that fits the points best.
+    """
 
     name: str
     image0: Path
     image1: Path
     points0: Tensor
     points1: Tensor
+    homography: Tensor
 
 
 @dataclass(frozen=True)
@@ -103,29 +108,41 @@ def read_pairs(folder: str | Path) -> PairsFolder:
     if not content["pairs"]:
         raise ValueError(f"{path}: lists no pairs")
     parse = _homography_pair if model == "homography" else _pose_pair
-    pairs: list[AnnotatedPair] = []
+    pairs: dict[str, AnnotatedPair] = {}
     for index, entry in enumerate(content["pairs"]):
         try:
-            pairs.append(parse(entry, path.parent))
+            pair = parse(entry, path.parent)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: pair {index}: {reason}") from error
-    return PairsFolder(path.parent, model, pairs)
+        if pair.name in pairs:
+            raise ValueError(f"{path}: pair {index}: another pair is named {pair.name!r} too")
+        pairs[pair.name] = pair
+    return PairsFolder(path.parent, model, list(pairs.values()))
 
 
 def _homography_pair(entry: Any, folder: Path) -> HomographyPair:
+    name, image0, image1 = _names(entry, folder)
     points0, points1 = _numbers(entry, "points0", (-1, 2)), _numbers(entry, "points1", (-1, 2))
     if len(points0) != len(points1) or len(points0) < 4:
         raise ValueError(f"{len(points0)} and {len(points1)} points; there must be as many of both, 4 or more")
-    return HomographyPair(*_names(entry, folder), points0, points1)
+    homography, _ = cv2.findHomography(points0.numpy(), points1.numpy())
+    if homography is None:
+        raise ValueError("its points do not determine a homography")
+    return HomographyPair(name, image0, image1, points0, points1, torch.from_numpy(homography))
 
 
 def _pose_pair(entry: Any, folder: Path) -> PosePair:
+    names = _names(entry, folder)
     intrinsics0, intrinsics1 = _numbers(entry, "K0", (3, 3)), _numbers(entry, "K1", (3, 3))
+    if min(float(matrix.diagonal().min()) for matrix in (intrinsics0, intrinsics1)) <= 0:
+        raise ValueError("`K0` and `K1` must be camera matrices with focal lengths above 0")
     transform = _numbers(entry, "T_0to1", (4, 4))
     rotation, translation = transform[:3, :3], transform[:3, 3]
+    if not translation.any():
+        raise ValueError("`T_0to1` has no translation, so its direction cannot be compared")
     sizes = _size(entry, "size0"), _size(entry, "size1")
-    return PosePair(*_names(entry, folder), intrinsics0, intrinsics1, rotation, translation, *sizes)
+    return PosePair(*names, intrinsics0, intrinsics1, rotation, translation, *sizes)
 
 
 def _size(entry: Any, key: str) -> tuple[int, int] | None:
@@ -136,6 +153,8 @@ def _size(entry: Any, key: str) -> tuple[int, int] | None:
 
 
 def _names(entry: Any, folder: Path) -> tuple[str, Path, Path]:
+    if not isinstance(entry, dict):
+        raise ValueError("must be an object")
     images = folder / entry["image0"], folder / entry["image1"]
     for image in images:
         if not image.is_file():
@@ -144,9 +163,12 @@ def _names(entry: Any, folder: Path) -> tuple[str, Path, Path]:
 
 
 def _numbers(entry: Any, key: str, shape: tuple[int, ...]) -> Tensor:
-    values = torch.tensor(entry[key], dtype=torch.float64)
+    wanted = "×".join("K" if size == -1 else str(size) for size in shape)
+    try:
+        values = torch.tensor(entry[key], dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{key}` must be {wanted} numbers") from error
     if values.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, values.shape, strict=True)):
-        wanted = "×".join("K" if size == -1 else str(size) for size in shape)
         raise ValueError(f"`{key}` must be {wanted} numbers")
     if not torch.isfinite(values).all():
         raise ValueError(f"`{key}` holds NaN or infinite numbers")

@@ -4,15 +4,15 @@ The three steps are separate functions, so that a figure can be had again with a
 extracting again. `evaluate_pairs` does all three.
 """
 
+import math
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,8 +27,8 @@ from ripe.geometry.pose import pose_error
 from ripe.geometry.robust import estimate_geometry, estimate_relative_pose
 from ripe.matching import match
 
-FAILURE = {"homography": float("inf"), "pose": 180.0}
-UNITS = {"homography": "px", "pose": "°"}
+FAILURE = {"homography": math.inf, "pose": 180.0}
+"""Errors of pairs without an estimate: pixels, degrees."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Protocol:
     Attributes:
         homography_threshold: PoseLib's inlier threshold for homographies, in pixels.
         pose_threshold: PoseLib's inlier threshold for relative poses, in pixels.
-        max_iterations: bound on RANSAC's iterations.
+        homography_iterations: bound on RANSAC's iterations for homographies.
+        pose_iterations: bound on RANSAC's iterations for relative poses.
         repeats: RANSAC runs with this many seeds, from 0; figures are means over them.
         homography_limits: upper ends of the recall curve for homographies, in pixels.
         pose_limits: upper ends of the recall curve for poses, in degrees.
@@ -48,7 +49,8 @@ class Protocol:
 
     homography_threshold: float = 2.0
     pose_threshold: float = 1.0
-    max_iterations: int = 20_000
+    homography_iterations: int = 100_000
+    pose_iterations: int = 20_000
     repeats: int = 3
     homography_limits: tuple[float, ...] = (3.0, 5.0, 10.0)
     pose_limits: tuple[float, ...] = (5.0, 10.0, 20.0)
@@ -61,14 +63,13 @@ class Protocol:
 
     def describe(self, model: Literal["homography", "pose"]) -> str:
         """The protocol in a line, without what an extractor does."""
-        threshold = self.homography_threshold if model == "homography" else self.pose_threshold
-        error = (
-            "mean transfer error of annotated points" if model == "homography" else "max(rotation, translation) angle"
-        )
-        return (
-            f"mutual nearest neighbours, PoseLib {model} {threshold:g} px, at most {self.max_iterations} iterations, "
-            f"mean over {self.repeats} seeds; AUC of {error}, in percent"
-        )
+        if model == "homography":
+            estimate = f"homography {self.homography_threshold:g} px, at most {self.homography_iterations} iterations"
+            error = "mean distance of the annotated points"
+        else:
+            estimate = f"relative pose {self.pose_threshold:g} px, at most {self.pose_iterations} iterations"
+            error = "max(rotation, translation) angle"
+        return f"mutual nearest neighbours, PoseLib {estimate}, mean over {self.repeats} seeds; AUC (%) of the {error}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class PairsResult(PairsScore):
 
     mean_keypoints: float
     milliseconds: float
-    unreadable: dict[Path, str] = field(default_factory=dict)
+    unreadable: dict[Path, str]
 
 
 def evaluate_pairs(
@@ -228,21 +229,36 @@ def score_pairs(matched: Sequence[MatchedPair], protocol: Protocol | None = None
 
 
 def _error(matched: MatchedPair, protocol: Protocol, seed: int) -> float:
-    pair, points0, points1 = matched.pair, matched.points0, matched.points1
-    iterations = protocol.max_iterations
-    if isinstance(pair, HomographyPair):
-        threshold = protocol.homography_threshold
-        geometry = estimate_geometry(
-            "homography", points0, points1, max_error=threshold, max_iterations=iterations, seed=seed
-        )
-        if geometry.model is None:
-            return FAILURE["homography"]
-        error = float(mean_transfer_error(geometry.model, pair.points0, pair.points1))
-        return error if np.isfinite(error) else FAILURE["homography"]
-    threshold = protocol.pose_threshold
-    cameras = pair.intrinsics0, pair.intrinsics1
+    if isinstance(matched.pair, HomographyPair):
+        return _homography_error(matched.pair, matched, protocol, seed)
+    return _pose_error(matched.pair, matched, protocol, seed)
+
+
+def _homography_error(pair: HomographyPair, matched: MatchedPair, protocol: Protocol, seed: int) -> float:
+    geometry = estimate_geometry(
+        "homography",
+        matched.points0,
+        matched.points1,
+        max_error=protocol.homography_threshold,
+        max_iterations=protocol.homography_iterations,
+        seed=seed,
+    )
+    if geometry.model is None:
+        return FAILURE["homography"]
+    error = float(mean_transfer_error(geometry.model, pair.points0, pair.points1))
+    # A wrong homography may send a point to infinity.
+    return error if math.isfinite(error) else FAILURE["homography"]
+
+
+def _pose_error(pair: PosePair, matched: MatchedPair, protocol: Protocol, seed: int) -> float:
     pose = estimate_relative_pose(
-        points0, points1, *cameras, max_epipolar_error=threshold, max_iterations=iterations, seed=seed
+        matched.points0,
+        matched.points1,
+        pair.intrinsics0,
+        pair.intrinsics1,
+        max_epipolar_error=protocol.pose_threshold,
+        max_iterations=protocol.pose_iterations,
+        seed=seed,
     )
     return FAILURE["pose"] if pose is None else float(pose_error(pose, pair.rotation, pair.translation))
 
@@ -252,9 +268,8 @@ def _correct_share(matched: MatchedPair, protocol: Protocol) -> float:
         return 0.0
     pair, points0, points1 = matched.pair, matched.points0.double(), matched.points1.double()
     if isinstance(pair, HomographyPair):
-        homography, _ = cv2.findHomography(pair.points0.numpy(), pair.points1.numpy())
-        moved = apply_homography(torch.from_numpy(homography), points0)
-        correct = torch.linalg.vector_norm(moved - points1, dim=-1) <= protocol.correct_homography_match
+        distance = torch.linalg.vector_norm(apply_homography(pair.homography, points0) - points1, dim=-1)
+        correct = distance <= protocol.correct_homography_match
     else:
         true = fundamental_from_pose(pair.intrinsics0, pair.intrinsics1, pair.rotation, pair.translation)
         correct = sampson_distance(true, points0, points1) <= protocol.correct_pose_match
@@ -263,4 +278,5 @@ def _correct_share(matched: MatchedPair, protocol: Protocol) -> float:
 
 def _check_size(path: Path, features: Features, size: tuple[int, int] | None) -> None:
     if size is not None and size != features.image_size:
-        raise ValueError(f"{path}: {features.image_size} pixels, but its annotation is for {size}")
+        have, want = ("×".join(map(str, sides)) for sides in (features.image_size, size))
+        raise ValueError(f"{path}: {have} pixels, but its annotation is for {want}")

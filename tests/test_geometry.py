@@ -1,0 +1,186 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance, symmetric_epipolar_distance
+from ripe.geometry.homography import apply_homography, corner_error, mean_transfer_error
+from ripe.geometry.pose import RelativePose, pose_error, rotation_angle, translation_angle
+from ripe.geometry.robust import estimate_geometry, estimate_relative_pose
+
+K0 = torch.tensor([[800.0, 0, 320], [0, 780, 240], [0, 0, 1]], dtype=torch.float64)
+K1 = torch.tensor([[900.0, 0, 300], [0, 910, 250], [0, 0, 1]], dtype=torch.float64)
+angles = st.floats(0, 180)
+directions = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda axis: math.hypot(*axis) > 0.1)
+
+
+def rotation_about(axis, degrees):
+    x, y, z = (torch.tensor(axis, dtype=torch.float64) / math.hypot(*axis)).tolist()
+    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    return torch.linalg.matrix_exp(math.radians(degrees) * cross)
+
+
+def project(intrinsics, points):
+    homogeneous = points @ intrinsics.mT
+    return homogeneous[:, :2] / homogeneous[:, 2:]
+
+
+@pytest.fixture
+def scene():
+    """Two views of 200 points: rotation, translation, and the points' positions in both images."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(200, 3, generator=generator, dtype=torch.float64) * torch.tensor([4.0, 3, 4]) - 1.5
+    points[:, 2] += 7
+    rotation, translation = rotation_about((0.1, 1, -0.2), 15), torch.tensor([-1.5, 0.2, 0.4], dtype=torch.float64)
+    return rotation, translation, project(K0, points), project(K1, points @ rotation.mT + translation)
+
+
+def spoil(points, share, seed=1):
+    """The points with a share of them moved anywhere, and which ones stayed."""
+    generator = torch.Generator().manual_seed(seed)
+    wrong = torch.arange(len(points)) < share * len(points)
+    elsewhere = torch.rand(points.shape, generator=generator, dtype=torch.float64) * torch.tensor([640.0, 480])
+    return torch.where(wrong[:, None], elsewhere, points), ~wrong
+
+
+def test_matches_of_a_scene_obey_its_fundamental_matrix(scene):
+    rotation, translation, points0, points1 = scene
+    fundamental = fundamental_from_pose(K0, K1, rotation, translation)
+    assert torch.linalg.matrix_rank(fundamental, rtol=1e-9) == 2
+    assert sampson_distance(fundamental, points0, points1).max() < 1e-8
+    assert symmetric_epipolar_distance(fundamental, points0, points1).max() < 1e-8
+
+
+def test_epipolar_distances_are_pixels():
+    # A camera that moves sideways: epipolar lines are rows, so a match that is 3 rows off is 3 px from both lines.
+    sideways = torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    fundamental = fundamental_from_pose(K0, K0, torch.eye(3, dtype=torch.float64), sideways)
+    points0, points1 = torch.tensor([[100.0, 50]]).double(), torch.tensor([[180.0, 53]]).double()
+    assert symmetric_epipolar_distance(fundamental, points0, points1).item() == pytest.approx(3)
+    # Both points may give way by half, each at a right angle: 3/√2.
+    assert sampson_distance(fundamental, points0, points1).item() == pytest.approx(3 / math.sqrt(2))
+
+
+def test_sampson_distance_is_the_way_to_the_nearest_exact_match(scene):
+    rotation, translation, points0, points1 = scene
+    fundamental = fundamental_from_pose(K0, K1, rotation, translation)
+    moved = points1 + torch.tensor([0.3, -0.4], dtype=torch.float64)
+    distance = sampson_distance(fundamental, points0, moved)
+    assert (distance <= 0.5).all()
+    # Brute force: the constraint's gradient by finite differences.
+    joined, step = torch.cat([points0, moved], dim=1), 1e-4
+
+    def residual(positions):
+        ones = torch.ones(len(positions), 1, dtype=torch.float64)
+        first, second = torch.cat([positions[:, :2], ones], 1), torch.cat([positions[:, 2:], ones], 1)
+        return torch.einsum("ki,ij,kj->k", second, fundamental, first)
+
+    shifts = step * torch.eye(4, dtype=torch.float64)
+    gradient = torch.stack([(residual(joined + s) - residual(joined - s)) / (2 * step) for s in shifts], dim=1)
+    torch.testing.assert_close(distance, residual(joined).abs() / gradient.norm(dim=1), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.4])
+def test_relative_pose_is_recovered(scene, outliers):
+    rotation, translation, points0, points1 = scene
+    spoilt, right = spoil(points1, outliers)
+    pose = estimate_relative_pose(points0, spoilt, K0, K1, max_epipolar_error=1.0)
+    assert pose is not None
+    assert pose.translation.norm().item() == pytest.approx(1)
+    assert pose_error(pose, rotation, translation) < 0.2
+    assert pose.inliers[right].all()
+    assert pose.inliers[~right].float().mean() < 0.1 if outliers else True
+
+
+def test_relative_pose_is_seeded(scene):
+    _, _, points0, points1 = scene
+    spoilt, _ = spoil(points1 + 0.5 * torch.randn(points1.shape, generator=torch.Generator().manual_seed(3)), 0.6)
+    first, second = (
+        estimate_relative_pose(points0, spoilt, K0, K1, max_epipolar_error=1.0, max_iterations=500, seed=7)
+        for _ in range(2)
+    )
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first.rotation, second.rotation)
+    assert torch.equal(first.translation, second.translation)
+
+
+def test_no_pose_from_too_few_or_impossible_matches(scene):
+    _, _, points0, points1 = scene
+    assert estimate_relative_pose(points0[:4], points1[:4], K0, K1, max_epipolar_error=1.0) is None
+    assert estimate_relative_pose(points0[:0], points1[:0], K0, K1, max_epipolar_error=1.0) is None
+    nowhere = torch.full_like(points0, math.nan)
+    assert estimate_relative_pose(nowhere, nowhere, K0, K1, max_epipolar_error=1.0, max_iterations=50) is None
+
+
+def test_a_turning_camera_is_a_homography():
+    rotation = rotation_about((0.3, 1, 0.1), 20)
+    homography = K1 @ rotation @ torch.linalg.inv(K0)
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(100, 3, generator=generator, dtype=torch.float64) * 2 - 1 + torch.tensor([0.0, 0, 5])
+    points0, points1 = project(K0, points), project(K1, points @ rotation.mT)
+    torch.testing.assert_close(apply_homography(homography, points0), points1)
+    spoilt, _ = spoil(points1, 0.4)
+    fitted = estimate_geometry("homography", points0, spoilt, max_error=2.0)
+    assert fitted.model is not None
+    assert fitted.num_inliers >= 60
+    assert mean_transfer_error(fitted.model, points0, points1) < 1e-2
+    assert corner_error(fitted.model, homography, (640, 480)) < 0.1
+
+
+def test_homographies_move_batches_and_give_way_at_infinity():
+    shift = torch.eye(3).repeat(2, 1, 1)
+    shift[1, 0, 2] = 5
+    points = torch.rand(2, 7, 2)
+    torch.testing.assert_close(apply_homography(shift, points), points + torch.tensor([[[0.0, 0]], [[5.0, 0]]]))
+    vanishing = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    assert not torch.isfinite(apply_homography(vanishing, torch.tensor([[0.0, 1.0]]))).all()
+
+
+def test_corner_and_transfer_errors_in_closed_form():
+    identity = torch.eye(3, dtype=torch.float64)
+    shift = torch.tensor([[1.0, 0, 3], [0, 1, -4], [0, 0, 1]], dtype=torch.float64)
+    assert corner_error(shift, identity, (640, 480)).item() == pytest.approx(5)
+    assert corner_error(-2 * shift, shift, (640, 480)).item() == pytest.approx(0, abs=1e-9)
+    # Doubling about the pixel (0, 0) moves each corner by its distance from there.
+    doubling = torch.diag(torch.tensor([2.0, 2, 1], dtype=torch.float64))
+    corners = [(-0.5, -0.5), (9.5, -0.5), (9.5, 19.5), (-0.5, 19.5)]
+    wanted = np.mean([math.hypot(*corner) for corner in corners])
+    assert corner_error(doubling, identity, (10, 20)).item() == pytest.approx(wanted)
+    points = torch.tensor([[0.0, 0], [10, 10]], dtype=torch.float64)
+    assert mean_transfer_error(shift, points, points).item() == pytest.approx(5)
+
+
+@given(directions, angles, directions, angles)
+def test_rotation_angle_is_the_angle_turned(axis, degrees, other_axis, other_degrees):
+    start = rotation_about(other_axis, other_degrees)
+    turned = start @ rotation_about(axis, degrees)
+    assert rotation_angle(start, turned).item() == pytest.approx(degrees, abs=1e-5)
+    assert rotation_angle(turned, start).item() == pytest.approx(degrees, abs=1e-5)
+
+
+@given(angles, st.floats(0.01, 100), st.floats(0.01, 100))
+def test_translation_angle_knows_directions_only(degrees, length0, length1):
+    radians = math.radians(degrees)
+    first = length0 * torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    second = length1 * torch.tensor([math.cos(radians), 0, math.sin(radians)], dtype=torch.float64)
+    assert translation_angle(first, second).item() == pytest.approx(degrees, abs=1e-7)
+    folded = translation_angle(first, second, ignore_sign=True).item()
+    assert folded == pytest.approx(min(degrees, 180 - degrees), abs=1e-7)
+
+
+def test_small_angles_keep_their_digits():
+    tiny = rotation_about((0, 0, 1), 1e-6)
+    assert rotation_angle(torch.eye(3, dtype=torch.float64), tiny).item() == pytest.approx(1e-6, rel=1e-6)
+
+
+def test_pose_error_is_the_larger_angle():
+    identity = torch.eye(3, dtype=torch.float64)
+    forward = torch.tensor([0.0, 0, 1], dtype=torch.float64)
+    pose = RelativePose(rotation_about((0, 1, 0), 10), forward, torch.ones(5, dtype=torch.bool))
+    assert pose_error(pose, identity, forward).item() == pytest.approx(10)
+    assert pose_error(pose, identity, -forward).item() == pytest.approx(180)
+    assert pose_error(pose, identity, -forward, ignore_sign=True).item() == pytest.approx(10)
