@@ -294,7 +294,7 @@ def test_command_prints_tables_and_writes_json(folder, capsys):
     assert "### homography: 3 pairs" in printed
     assert "### pose: 1 pairs" in printed
     assert "Long side at most 256 px, at most 300 keypoints, mutual nearest neighbours, PoseLib homography" in printed
-    assert "CPU threads" in printed
+    assert "on the CPU (threads: PyTorch" in printed
     assert printed.count("| sift |") == printed.count("| orb |") == printed.count(f"| {weights} |") == 2
     tables = [line for line in printed.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {9}

@@ -113,7 +113,7 @@ def _cells(result: PairsResult) -> list[str]:
 
 
 def _machine(device: str | None) -> str:
-    threads = f"{torch.get_num_threads()} CPU threads (OpenCV: {cv2.getNumThreads()})"
+    threads = f"the CPU (threads: PyTorch {torch.get_num_threads()}, OpenCV {cv2.getNumThreads()})"
     used = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return f"{torch.cuda.get_device_name(used)} and {threads}" if used.type == "cuda" else threads
 
