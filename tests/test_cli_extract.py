@@ -1,0 +1,164 @@
+"""`ripe extract`: many photos, bad ones among them, interrupted and continued."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import ripe
+from ripe.cli import main
+from ripe.storage import read_features
+
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path:
+    """Photos that are large enough for a batch each, in sub-folders."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "sub" / "deep").mkdir(parents=True)
+    with Image.open(photos[0]) as photo:
+        for index in range(COUNT):
+            place = root / ("sub/deep" if index % 2 else "") / f"{index}.jpg"
+            photo.rotate(index * 3).resize((1300, 900)).save(place)
+    return root
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, folder: Path, random_weights: Path
+) -> dict[str, dict[str, np.ndarray]]:
+    path = tmp_path_factory.mktemp("features") / "f.h5"
+    assert extract(folder, path, random_weights) == 0
+    return read_features(path)
+
+
+def extract(folder: Path, output: Path, weights: Path, *options: str) -> int:
+    return main(["extract", str(folder), "-o", str(output), "--model", str(weights), *options])
+
+
+def assert_same_content(first: dict[str, dict[str, np.ndarray]], second: dict[str, dict[str, np.ndarray]]) -> None:
+    assert list(first) == list(second)
+    for name, features in first.items():
+        assert list(features) == list(second[name])
+        for key, values in features.items():
+            np.testing.assert_allclose(values, second[name][key], rtol=1e-5, atol=1e-5, err_msg=f"{name}/{key}")
+
+
+def test_names_are_relative_and_contents_are_those_of_the_library(
+    uninterrupted: dict[str, dict[str, np.ndarray]], folder: Path, model: ripe.RIPE
+) -> None:
+    assert sorted(uninterrupted) == ["0.jpg", "2.jpg", "4.jpg", "sub/deep/1.jpg", "sub/deep/3.jpg", "sub/deep/5.jpg"]
+    [expected] = model.extract(folder / "sub" / "deep" / "3.jpg")
+    stored = uninterrupted["sub/deep/3.jpg"]
+    np.testing.assert_allclose(stored["keypoints"], expected.keypoints, atol=1e-3)
+    np.testing.assert_allclose(stored["descriptors"], expected.descriptors.T, atol=1e-3)
+    assert stored["image_size"].tolist() == [1300, 900]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_continues(
+    uninterrupted: dict[str, dict[str, np.ndarray]],
+    folder: Path,
+    random_weights: Path,
+    tmp_path: Path,
+    kind: signal.Signals,
+) -> None:
+    output = tmp_path / "f.h5"
+    parts = tmp_path / "f.h5.parts"
+    command = [sys.executable, "-m", "ripe.cli", "extract", str(folder), "-o", str(output)]
+    process = subprocess.Popen([*command, "--model", str(random_weights)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("*.h5"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(kind)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode != 0, "the run was not interrupted in time"
+    if kind == signal.SIGINT:
+        assert process.returncode == 130
+        assert error.splitlines()[-1] == "ripe: interrupted"
+        done = list(read_features(output))
+        assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+    else:
+        done = [name for part in parts.glob("*.h5") for name in read_features(part)]
+    assert 2 <= len(done) < COUNT
+    assert extract(folder, output, random_weights) == 0
+    assert_same_content(read_features(output), uninterrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, photos: list[Path]) -> Path:
+    """Good photos of several sizes and every kind of bad one."""
+    root = tmp_path / "mixed"
+    root.mkdir()
+    with Image.open(photos[0]) as photo:
+        photo.resize((300, 200)).save(root / "a.png")
+        photo.resize((200, 300)).save(root / "b.webp")
+        photo.convert("L").resize((300, 200)).save(root / "grey.JPG")
+        photo.resize((400, 20)).save(root / "thin.png")
+    (root / "cut.jpg").write_bytes(photos[0].read_bytes()[:10_000])
+    (root / "text.jpg").write_text("no image")
+    Image.new("RGB", (1, 1)).save(root / "one.png")
+    (root / "notes.txt").write_text("not an image by its name")
+    return root
+
+
+def test_bad_images_are_named_and_the_rest_is_done(
+    mixed: Path, random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "f.h5"
+    assert extract(mixed, output, random_weights, "--resize", "100") == 1
+    shown = capsys.readouterr()
+    assert f"3 of 7 images in {output}" in shown.out
+    reported = [line for line in shown.err.splitlines() if line.startswith("ripe: not extracted: ")]
+    assert sorted(line.split(": ")[2] for line in reported) == ["cut.jpg", "one.png", "text.jpg", "thin.png"]
+    stored = read_features(output)
+    assert sorted(stored) == ["a.png", "b.webp", "grey.JPG"]
+    assert stored["b.webp"]["image_size"].tolist() == [200, 300]
+    with h5py.File(output) as file:
+        assert file["a.png/keypoints"].attrs["uncertainty"] == 3.0
+        assert file.attrs["resize"] == 100
+
+
+def test_a_mended_image_is_added_by_the_next_run(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+    output = tmp_path / "f.h5"
+    assert extract(mixed, output, random_weights) == 1
+    for name in ("cut.jpg", "text.jpg"):
+        (mixed / name).write_bytes((mixed / "grey.JPG").read_bytes())
+    (mixed / "one.png").unlink()
+    assert extract(mixed, output, random_weights) == 0
+    assert len(read_features(output)) == 6
+
+
+def test_other_settings_are_refused(
+    mixed: Path, random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "f.h5"
+    extract(mixed, output, random_weights)
+    content = output.read_bytes()
+    assert extract(mixed, output, random_weights, "--max-keypoints", "100") == 1
+    assert "max_keypoints 2048 there, 100 now" in capsys.readouterr().err
+    assert output.read_bytes() == content
+
+
+def test_single_files_are_named_by_their_name(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+    files = [str(mixed / "a.png"), str(mixed / "grey.JPG")]
+    assert main(["extract", *files, "-o", str(tmp_path / "f.h5"), "--model", str(random_weights)]) == 0
+    assert sorted(read_features(tmp_path / "f.h5")) == ["a.png", "grey.JPG"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
+def test_a_name_that_is_no_text_is_reported(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+    with open(os.fsencode(mixed) + b"/\xff.png", "wb") as file:  # noqa: PTH123 (a name of bytes)
+        file.write((mixed / "a.png").read_bytes())
+    assert extract(mixed, tmp_path / "f.h5", random_weights) == 1
+    assert len(read_features(tmp_path / "f.h5")) == 4

@@ -1,0 +1,200 @@
+"""`ripe match`, `ripe info` and what all commands share: help, errors, exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ripe.cli import COMMANDS, main
+from ripe.drawing import GAP, MAX_WIDTH, draw_matches
+
+
+def run_match(photos: list[Path], weights: Path, *options: str | Path) -> int:
+    return main(["match", *map(str, photos), "--model", str(weights), *map(str, options)])
+
+
+def test_figures_picture_and_json(
+    photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, document = tmp_path / "matches.png", tmp_path / "matches.json"
+    assert run_match(photos, random_weights, "-o", picture, "--json", document, "--max-keypoints", 300) == 0
+    written = json.loads(document.read_text())
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert printed["keypoints"] == "300 and 300"
+    assert int(printed["matches"]) == len(written["matches"]) == len(written["matching_scores"])
+    assert int(printed["inliers"]) == sum(written["inliers"]) > 8
+    assert printed["picture"] == str(picture)
+    assert "extract" in printed["time"]
+    assert set(written["milliseconds"]) == {"read", "load", "extract", "match", "geometry"}
+    assert written["settings"]["geometry"] == "fundamental"
+    assert np.linalg.matrix_rank(np.array(written["model"]), tol=1e-6) == 2
+    assert written["image_size0"] == [741, 500]
+    with Image.open(picture) as image:
+        assert image.size == (2 * 741 + GAP, 500)
+    assert sorted(tmp_path.iterdir()) == [document, picture]
+
+
+def test_inliers_lie_on_the_same_rows(photos: list[Path], random_weights: Path, tmp_path: Path) -> None:
+    """The bundled pair is rectified, so that true matches have equal heights."""
+    assert run_match(photos, random_weights, "--json", tmp_path / "a.json") == 0
+    written = json.loads((tmp_path / "a.json").read_text())
+    pairs = np.array(written["matches"])[np.array(written["inliers"])]
+    points0, points1 = (np.array(written[f"keypoints{side}"])[pairs[:, side]] for side in (0, 1))
+    assert np.median(np.abs(points0[:, 1] - points1[:, 1])) < 1.5
+
+
+@pytest.mark.parametrize(("geometry", "fitted"), [("homography", True), ("none", False)])
+def test_geometry_can_be_chosen(
+    photos: list[Path],
+    random_weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    geometry: str,
+    fitted: bool,
+) -> None:
+    options = ("--geometry", geometry, "--json", tmp_path / "a.json", "-o", tmp_path / "a.jpg")
+    assert run_match(photos, random_weights, *options) == 0
+    assert ("inliers" in capsys.readouterr().out) == fitted
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert (written["model"] is not None) == (written["inliers"] is not None) == fitted
+    assert (tmp_path / "a.jpg").is_file()
+
+
+def test_no_keypoints_is_a_result(
+    photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--threshold", "1e6", "-o", tmp_path / "a.png", "--json", tmp_path / "a.json")
+    assert run_match(photos, random_weights, *options) == 0
+    assert "inliers    0 (no model found)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.json").read_text())["model"] is None
+
+
+def test_resize_and_precision_are_used(photos: list[Path], random_weights: Path, tmp_path: Path) -> None:
+    options = ("--resize", "320", "--precision", "bfloat16", "--json", tmp_path / "a.json")
+    assert run_match(photos, random_weights, *options) == 0
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["settings"]["resize"] == 320
+    assert max(x for x, _ in written["keypoints0"]) > 320
+
+
+@pytest.fixture
+def broken_inputs(tmp_path: Path, photos: list[Path]) -> Path:
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.new("RGB", (15, 40)).save(tmp_path / "tiny.png")
+    (tmp_path / "photo.jpg").write_bytes(photos[0].read_bytes())
+    (tmp_path / "cut.jpg").write_bytes(photos[0].read_bytes()[:20_000])
+    (tmp_path / "weights.pth").write_text("no weights")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("match missing.jpg photo.jpg", "missing.jpg: no such file"),
+        ("match photo.jpg folder", "folder: no such file"),
+        ("match photo.jpg text.jpg", "text.jpg: not an image"),
+        ("match photo.jpg cut.jpg", "cut.jpg: damaged"),
+        ("match photo.jpg tiny.png", "tiny.png: 15×40 pixels"),
+        ("match photo.jpg photo.jpg --model huge", "unknown model 'huge'"),
+        ("match photo.jpg photo.jpg --model weights.pth", "weights.pth: not a weights file"),
+        ("match photo.jpg photo.jpg -o nowhere/a.png", "no folder nowhere"),
+        ("match photo.jpg photo.jpg -o folder.png/a.png", "no folder folder.png"),
+        ("match photo.jpg photo.jpg -o a.xyz", "cannot write pictures"),
+        ("match photo.jpg photo.jpg --json folder", "is a folder"),
+        ("match photo.jpg photo.jpg --inlier-threshold 0", "more than 0"),
+        ("match photo.jpg photo.jpg --device quantum", "device quantum"),
+        ("match photo.jpg photo.jpg --resize 10", "resize is 10"),
+        ("extract missing -o a.h5", "missing: no such file or folder"),
+        ("extract folder -o a.h5", "holds no photo"),
+        ("extract folder photo.jpg -o a.h5", "one folder, or files"),
+        ("extract photo.jpg folder/../photo.jpg -o a.h5", "the same name"),
+        ("extract photo.jpg -o nowhere/a.h5", "no folder nowhere"),
+        ("extract photo.jpg -o text.jpg", "not an HDF5 file"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    broken_inputs: Path,
+    random_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(broken_inputs)
+    words = arguments.split()
+    if "--model" not in words:
+        words += ["--model", str(random_weights)]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("ripe: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_failed_write_leaves_the_old_file(
+    photos: list[Path], random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.json").write_text("old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert run_match(photos, random_weights, "--json", tmp_path / "a.json") == 1
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["match", "a"], ["match", "a", "b", "--max-keypoints", "0"]])
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["match", "extract", "info", "train"])
+def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert exit_info.value.code == 0
+    assert f"examples:\n  ripe {command}" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command_and_help_does_not_wait_for_pytorch() -> None:
+    code = "import sys; from ripe.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    by_module = subprocess.run([sys.executable, "-m", "ripe.cli", "--help"], capture_output=True, text=True, check=True)
+    assert by_module.stdout == shown
+    assert all(f"\n    {command} " in shown for command in COMMANDS)
+
+
+def test_info_names_versions_models_licences_and_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    shown = capsys.readouterr().out
+    for word in (
+        "ripe",
+        torch.__version__,
+        "device",
+        "precision",
+        "compact",
+        "Apache-2.0",
+        "vgg_hyper",
+        "non-commercial",
+    ):
+        assert word in shown
+
+
+def test_pictures_of_large_photos_stay_readable() -> None:
+    images = [torch.zeros(3, 1000, 3000), torch.zeros(3, 2000, 1000)]
+    points = [torch.tensor([[2999.0, 0.0]]), torch.tensor([[0.0, 0.0]])]
+    picture = draw_matches(images, points)
+    assert picture.shape[1] <= MAX_WIDTH
+    assert picture.shape[0] < 1000
+    lit = np.argwhere(picture[:, :, 1].astype(int) - picture[:, :, 0] > 60)
+    boundary = round(3000 * (MAX_WIDTH - GAP) / 4000)
+    assert np.abs(lit[:, 1] - boundary).max() < 20

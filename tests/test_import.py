@@ -1,0 +1,49 @@
+"""What `import ripe` brings along, and what it does not."""
+
+import subprocess
+import sys
+
+import pytest
+
+import ripe
+
+OPTIONAL = ("kornia", "matplotlib", "hydra", "omegaconf", "gradio", "wandb", "skimage", "torchvision", "pycolmap")
+USE_EVERY_NAME = "import ripe; [getattr(ripe, name) for name in ripe.__all__]"
+
+
+def loaded_optional_packages(code: str) -> set[str]:
+    """The optional packages that are imported after `code` has run in a fresh Python."""
+    report = f"{code}\nimport sys; print(*({set(OPTIONAL)!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+def test_no_optional_package_is_imported() -> None:
+    assert loaded_optional_packages(USE_EVERY_NAME) == set()
+
+
+def test_the_check_can_fail() -> None:
+    assert loaded_optional_packages(f"{USE_EVERY_NAME}; import matplotlib") == {"matplotlib"}
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(hasattr(ripe, name) for name in ripe.__all__)
+    assert set(ripe.__all__) <= set(dir(ripe))
+    assert ripe.__version__.count(".") == 2
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ripe.nothing
+
+
+def test_pictures_survive_any_import_order(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With pycolmap imported before it, OpenCV's PNG writer ends the process; ours must not use it."""
+    pytest.importorskip("pycolmap")
+    path = tmp_path_factory.mktemp("picture") / "a.png"
+    code = (
+        "import pycolmap, numpy, ripe.drawing as drawing;"
+        f"drawing.save_picture(numpy.zeros((9, 9, 3), dtype=numpy.uint8), {str(path)!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert path.is_file()
