@@ -139,6 +139,15 @@ def test_a_mended_image_is_added_by_the_next_run(mixed: Path, random_weights: Pa
     assert len(read_features(output)) == 6
 
 
+def test_what_is_done_is_not_read_again(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+    files = [str(mixed / "a.png"), str(mixed / "b.webp")]
+    options = ["-o", str(tmp_path / "f.h5"), "--model", str(random_weights)]
+    assert main(["extract", files[0], *options]) == 0
+    (mixed / "a.png").write_text("no image any more")
+    assert main(["extract", *files, *options]) == 0
+    assert sorted(read_features(tmp_path / "f.h5")) == ["a.png", "b.webp"]
+
+
 def test_other_settings_are_refused(
     mixed: Path, random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

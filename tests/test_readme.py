@@ -1,0 +1,61 @@
+"""The README does what it says."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ripe import cli
+from ripe.architectures import build
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(code: str, folder: Path, photos: list[Path]) -> str:
+    for photo, name in zip(photos, ("left.jpg", "right.jpg"), strict=True):
+        shutil.copy(photo, folder / name)
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_first_example_runs_with_the_shipped_weights(tmp_path: Path, photos: list[Path]) -> None:
+    keypoints0, keypoints1, matches, inliers = map(int, run(blocks("python")[0], tmp_path, photos).split())
+    assert min(keypoints0, keypoints1) >= matches >= inliers > 100
+
+
+@pytest.mark.slow
+def test_the_published_example_runs(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, with random weights where the released ones belong."""
+    pytest.importorskip("kornia")
+    monkeypatch.setenv("RIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    (tmp_path / "cache").mkdir()
+    state = build("vgg_hyper").state_dict()
+    state["net.decoder.layers.1.out_conv.bias"][0] += 100  # random scores do not exceed the example's threshold
+    torch.save(state, tmp_path / "cache" / "ripe_weights.pth")
+    run(blocks("python")[1], tmp_path, photos)
+    assert (tmp_path / "matches.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines()])
+def test_every_command_is_a_command(line: str) -> None:
+    program, *words = shlex.split(line, comments=True)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    else:
+        assert program == "ripe"
+        assert callable(cli._parser(words[0]).parse_args(words).run)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_every_linked_file_exists(target: str) -> None:
+    assert target.startswith("https://") or (ROOT / target).is_file()
