@@ -46,5 +46,31 @@ def keypoint_cost(log_probs: Sequence[tuple[Tensor, Tensor]], selected: Sequence
     return torch.stack(terms).mean() if terms else torch.zeros(())
 
 
+def reward_baseline(
+    pairs: Sequence[tuple[Tensor, Tensor, PairRewards]], selected: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """What an average keypoint earned, as a price on every keypoint: the baseline of REINFORCE.
+
+    Added to `policy_loss` with weight 1, it makes a choice more likely only where it earned more than the image's mean
+    keypoint; with a smaller weight, only where it earned more than that share of the mean. As it grows with the
+    rewards, it is no obstacle early in training, when hardly a match is right, and selective later.
+
+    Args:
+        pairs: as in `policy_loss`.
+        selected: for each pair which cells of both images were selected, N0 and N1 bool.
+
+    Returns:
+        Σ over pairs of (Σ rewards) · (mean log_prob0 + mean log_prob1 of the selected cells), divided by the number of
+        grid entries of all pairs, like the policy loss. Pairs whose rewards sum to less than zero add 0.
+    """
+    total = sum((log_probs0.sum() + log_probs1.sum()) * 0 for log_probs0, log_probs1, _ in pairs)
+    entries = 0
+    for (log_probs0, log_probs1, rewards), (selected0, selected1) in zip(pairs, selected, strict=True):
+        earned = rewards.rewards.sum().clamp_min(0)
+        total = total + earned * (_mean_or_zero(log_probs0[selected0]) + _mean_or_zero(log_probs1[selected1]))
+        entries += int(rewards.cells0.sum()) * int(rewards.cells1.sum())
+    return torch.as_tensor(total) / max(entries, 1)
+
+
 def _mean_or_zero(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)

@@ -49,7 +49,7 @@ class ObjectiveConfig:
 
     Penalties (`miss_penalty`, `outlier_reward`, `keypoint_price`) grow from 0 to their value over the first
     `penalty_ramp` of the run: early on hardly a match is right, and penalties at full strength would teach the policy
-    to select nothing at all.
+    to select nothing at all. `baseline` is the share of a keypoint's mean earnings that every keypoint costs.
     """
 
     reward_type: RewardType = "inlier"
@@ -57,9 +57,10 @@ class ObjectiveConfig:
     selected_only: bool = False
     miss_penalty: float = 0.0
     outlier_reward: float | None = -0.1
-    keypoint_price: float = 0.004
+    keypoint_price: float = 0.0
+    baseline: float = 0.6
     penalty_ramp: float = 0.33
-    entropy_weight: float = 0.005
+    entropy_weight: float = 0.02
     policy_weight: float = 1000.0
     descriptor_loss: DescriptorLoss = "infonce"
     descriptor_weight: float = 1.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ripe.architectures import build
@@ -38,6 +39,15 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
     return config.lr * min(warm, decay)
 
 
+def warm_average(decay: float) -> Callable[..., None]:
+    """An exponential moving average for `AveragedModel` whose decay starts small, to forget the random start soon."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, float(1 + count) / float(10 + count)))(averaged, current, count)
+
+    return update
+
+
 class Trainer:
     """A run: model, moving average, optimizer and the step that it is at.
 
@@ -53,7 +63,7 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.policy = Policy(self.model, config.objective.border)
         self.average = AveragedModel(
-            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.optimizer.ema_decay), use_buffers=True
+            self.model, multi_avg_fn=warm_average(config.optimizer.ema_decay), use_buffers=True
         )
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay

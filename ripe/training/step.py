@@ -21,7 +21,7 @@ from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
 from ripe.objective.inliers import epipolar_inliers, hardly_moves, warp_inliers, warp_points
-from ripe.objective.policy import keypoint_cost, policy_loss
+from ripe.objective.policy import keypoint_cost, policy_loss, reward_baseline
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.training.config import ObjectiveConfig
 from ripe.training.pairs import PairBatch
@@ -106,9 +106,9 @@ def compute_loss(
     descriptor_losses = [_descriptor_loss(output, batch, config, taking_part, matches[p], p) for p in range(pairs)]
 
     entropies = output.samples.entropies[output.samples.inside]
+    graded = [(*both, reward) for both, reward in zip(log_probs, rewards, strict=True)]
     parts = {
-        "policy": config.policy_weight
-        * policy_loss([(*both, reward) for both, reward in zip(log_probs, rewards, strict=True)]),
+        "policy": config.policy_weight * (policy_loss(graded) + config.baseline * reward_baseline(graded, chosen)),
         "keypoint": penalty_share(progress, config) * config.keypoint_price * keypoint_cost(log_probs, chosen),
         "entropy": -config.entropy_weight * (entropies.sum() / max(entropies.numel(), 1)),
         "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).mean(),
