@@ -242,6 +242,14 @@ def test_infonce_equals_a_loop() -> None:
     assert infonce_loss(queries, targets, candidates, excluded).item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def test_infonce_with_every_candidate_excluded_is_zero_with_finite_gradients() -> None:
+    descriptors = torch.nn.functional.normalize(torch.randn(3, 8), dim=1).requires_grad_()
+    loss = infonce_loss(descriptors, descriptors, descriptors, torch.ones(3, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert descriptors.grad.isfinite().all()
+
+
 def test_losses_without_matches_are_zero_with_gradients() -> None:
     descriptors = torch.randn(4, 8, requires_grad=True)
     nothing = torch.zeros((0, 2), dtype=torch.int64)

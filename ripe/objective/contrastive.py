@@ -57,10 +57,9 @@ def infonce_loss(
     """
     if len(queries) == 0:
         return (queries.sum() + targets.sum() + candidates.sum()) * 0
-    right = (queries * targets).sum(dim=-1, keepdim=True)
-    wrong = (queries @ candidates.T).masked_fill(excluded, -torch.inf)
-    logits = torch.cat([right, wrong], dim=1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
+    right = (queries * targets).sum(dim=-1) / temperature
+    wrong = ((queries / temperature) @ candidates.T).masked_fill(excluded, -torch.inf)
+    return (torch.logaddexp(right, wrong.logsumexp(dim=1)) - right).mean()
 
 
 def _second_nearest(queries: Tensor, descriptors: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 import torch
 from torch import Tensor
 
+from ripe.geometry.homography import apply_homography
 from ripe.geometry.robust import estimate_geometry
 
 
@@ -53,16 +54,7 @@ def warp_inliers(points0: Tensor, points1: Tensor, H_0to1: Tensor, *, max_error:
         H_0to1: 3×3, the warp that made the second view of the first.
         max_error: largest distance in pixels between a warped point and its match.
     """
-    return (warp_points(points0, H_0to1) - points1).norm(dim=-1) <= max_error
-
-
-def warp_points(points: Tensor, homography: Tensor) -> Tensor:
-    """…×N×2 points under …×3×3 homographies; points behind the view go far outside the image."""
-    homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
-    # A product by hand stays in float32 under autocast, where a matrix product would lose whole pixels.
-    mapped = (homography[..., None, :, :] * homogeneous[..., None, :]).sum(dim=-1)
-    depth = mapped[..., 2:]
-    return torch.where(depth > 1e-6, mapped[..., :2] / depth.clamp_min(1e-6), -1e6)
+    return (apply_homography(H_0to1, points0) - points1).norm(dim=-1) <= max_error
 
 
 def hardly_moves(points0: Tensor, points1: Tensor, inliers: Tensor, min_motion: float) -> bool:

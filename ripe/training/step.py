@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ripe.geometry.homography import apply_homography
 from ripe.matching import mutual_nearest_neighbours
 from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
-from ripe.objective.inliers import epipolar_inliers, hardly_moves, warp_inliers, warp_points
+from ripe.objective.inliers import epipolar_inliers, hardly_moves, warp_inliers
 from ripe.objective.policy import keypoint_cost, policy_loss, reward_baseline
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.training.config import ObjectiveConfig
@@ -75,7 +76,8 @@ class Policy(nn.Module):
         maps = self.model(images.contiguous(memory_format=torch.channels_last))
         samples = sample_cells(maps.logits, valid, generator, self.border)
         pairs, cells = len(H_0to1), samples.keypoints.shape[1]
-        warped = warp_points(samples.keypoints, torch.cat([H_0to1, torch.linalg.inv(H_0to1)]))
+        with torch.autocast(images.device.type, enabled=False):  # products in bfloat16 would be off by whole pixels
+            warped = apply_homography(torch.cat([H_0to1, torch.linalg.inv(H_0to1)]), samples.keypoints)
         # Each view is described at its own proposals and where those of the other view land, in one go.
         landing = warped.roll(pairs, dims=0).nan_to_num(0.0).clamp(-1.0, float(images.shape[-1]))
         descriptors, landed = self.model.describe(maps, torch.cat([samples.keypoints, landing], dim=1)).split(cells, 1)
