@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
-import torch
 from torch import Tensor
 
 from ripe.geometry.homography import apply_homography
