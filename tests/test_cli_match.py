@@ -65,6 +65,23 @@ def test_geometry_can_be_chosen(
     assert (tmp_path / "a.jpg").is_file()
 
 
+def test_the_picture_shows_the_inliers_only(
+    photos: list[Path], random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[torch.Tensor]] = []
+
+    def draw(images: list[torch.Tensor], points: list[torch.Tensor]) -> np.ndarray:
+        drawn.append(points)
+        return draw_matches(images, points)
+
+    monkeypatch.setattr("ripe.drawing.draw_matches", draw)
+    assert run_match(photos, random_weights, "-o", tmp_path / "a.png", "--json", tmp_path / "a.json") == 0
+    written = json.loads((tmp_path / "a.json").read_text())
+    inliers = np.array(written["matches"])[np.array(written["inliers"])]
+    np.testing.assert_allclose(drawn[0][0], np.array(written["keypoints0"])[inliers[:, 0]], atol=1e-4)
+    np.testing.assert_allclose(drawn[0][1], np.array(written["keypoints1"])[inliers[:, 1]], atol=1e-4)
+
+
 def test_no_keypoints_is_a_result(
     photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,7 @@ def test_arrays_tensors_and_files_agree(tmp_path: Path) -> None:
         PIXELS,
         np.asfortranarray(PIXELS),
         deep,
+        np.dstack([PIXELS, np.zeros(PIXELS.shape[:2], dtype=np.uint8)]),
         PIXELS.astype(np.float64) / 255,
         torch.from_numpy(PIXELS).permute(2, 0, 1),
         expected,
