@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from ripe.networks.dense import DescriptorHead
 
 
-def sample_map(features: Tensor, keypoints: Tensor, image_size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Bilinear samples of B×C×h×w `features` at B×M×2 `keypoints` in pixels of an image of (H, W): B×M×C.
+def sample_map(
+    features: Tensor, keypoints: Tensor, image_size: tuple[int, int], align_corners: bool, mode: str = "bilinear"
+) -> Tensor:
+    """Samples of B×C×h×w `features` at B×M×2 `keypoints` in pixels of an image of (H, W): B×M×C.
 
-    Positions outside the map take the value of the nearest border pixel.
+    Without `align_corners`, positions outside the map take the value of the nearest border pixel. With it, only the
+    bicubic mode ever looks outside, and sees zeros, as the published network does.
     """
     height, width = image_size
     size = keypoints.new_tensor([width, height])
     grid = 2 * keypoints / (size - 1) - 1 if align_corners else (2 * keypoints + 1) / size - 1
     padding = "zeros" if align_corners else "border"
     samples = F.grid_sample(
-        features.float(), grid[:, :, None].float(), align_corners=align_corners, padding_mode=padding
+        features.float(), grid[:, :, None].float(), mode=mode, align_corners=align_corners, padding_mode=padding
     )
     return samples[..., 0].transpose(1, 2)
 
@@ -47,3 +50,57 @@ class ProjectedColumn(DescriptorHead):
     def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
         column = hypercolumn(pyramid, keypoints, image_size, align_corners=False)
         return F.normalize(self.layers(column).float(), dim=-1)
+
+
+class HyperColumn(DescriptorHead):
+    """The published network's descriptor: the samples of all maps, reduced to `dim` numbers unless that is None.
+
+    `weight` and `bias` are those of a one-dimensional convolution of kernel size 1, as in the published checkpoints.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int | None) -> None:
+        super().__init__()
+        self.dim = sum(channels) if dim is None else dim
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        if dim is not None:
+            reduction = nn.Conv1d(sum(channels), dim, 1)
+            self.weight, self.bias = reduction.weight, reduction.bias
+
+    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
+        column = self.sample(pyramid, keypoints, image_size)
+        if self.weight is not None:
+            column = F.linear(column, self.weight[..., 0], self.bias)
+        return F.normalize(column.float(), dim=-1)
+
+    def sample(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """What the descriptor is made of."""
+        return hypercolumn(pyramid, keypoints, image_size, align_corners=True)
+
+
+class LastMapColumn(HyperColumn):
+    """A published variant (`interpolate_sparse2D`): bicubic samples of the coarsest map alone."""
+
+    def __init__(self, channels: int, dim: int | None) -> None:
+        super().__init__([channels], dim)
+
+    def sample(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
+        return sample_map(pyramid[-1], keypoints, image_size, align_corners=True, mode="bicubic")
+
+
+class SharedColumn(DescriptorHead):
+    """A published variant (`desc_shares`): each map's samples are reduced on their own, then concatenated."""
+
+    def __init__(self, channels: Sequence[int], shares: Sequence[int]) -> None:
+        super().__init__()
+        self.dim = sum(shares)
+        # Children named 0, 1, … as in the published checkpoints.
+        for index, (width, share) in enumerate(zip(channels, shares, strict=True)):
+            self.add_module(str(index), nn.Conv1d(width, share, 1))
+
+    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
+        parts = [
+            reduction(sample_map(features, keypoints, image_size, align_corners=True).transpose(1, 2))
+            for reduction, features in zip(self.children(), pyramid, strict=True)
+        ]
+        return F.normalize(torch.cat(parts, dim=1).transpose(1, 2).float(), dim=-1)

@@ -21,7 +21,13 @@ def fold(network: Network) -> Network:
         previous: tuple[str, nn.Module] | None = None
         for name, module in list(container.named_children()):
             if isinstance(module, nn.BatchNorm2d) and previous is not None and isinstance(previous[1], nn.Conv2d):
-                setattr(container, previous[0], fuse_conv_bn_eval(previous[1], module))
+                setattr(container, previous[0], _merge(previous[1], module))
                 setattr(container, name, nn.Identity())
             previous = (name, module)
-    return folded.to(memory_format=torch.channels_last)
+    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _merge(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Both in one convolution; computed in float64 (on the CPU, as not every device has it), so rounded only once."""
+    device, dtype = convolution.weight.device, convolution.weight.dtype
+    return fuse_conv_bn_eval(convolution.cpu().double(), norm.cpu().double()).to(device, dtype)

@@ -139,11 +139,12 @@ class RIPE(nn.Module):
         images = images.to(memory_format=torch.channels_last)
         reduced = self.compute_dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.compute_dtype if reduced else None, enabled=reduced):
-            return network(images)
+            return network.infer(images)
 
     def _inference_network(self) -> DenseNetwork:
         state = [*self.net.parameters(), *self.net.buffers()]
-        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state)
+        # Tensors made in inference mode count no versions; they cannot be trained either.
+        version = tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in state)
         if self._folded is None or self._folded[0] != version:
             self._folded = (version, fold(self.net))
         return self._folded[1]

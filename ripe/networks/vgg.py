@@ -1,0 +1,228 @@
+"""The published network: a VGG-19 encoder, a decoder that refines the score map from coarse to fine.
+
+The names of the layers are those of the published checkpoints. `forward` is the plain, differentiable network; `infer`
+computes the same maps in strips of rows (see `ripe.networks.streaming`), several times faster on a CPU and in a
+fraction of the memory.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ripe.descriptors import HyperColumn, LastMapColumn, SharedColumn
+from ripe.detection import DetectionSettings
+from ripe.model import RIPE
+from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
+from ripe.networks.streaming import RowDelay, RowStream, RowWriter, resized_rows, strips
+
+CHANNELS = (64, 128, 256, 512)
+CONVOLUTIONS = (2, 2, 4, 4)
+STRIDES = (1, 2, 4, 8)
+HIDDEN_BLOCKS = 8
+
+Interpolation = Literal["hypercolumn", "interpolate_sparse2D"]
+
+
+class Encoder(nn.Module):
+    """The first four stages of VGG-19 with batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        self.stages: list[slice] = []
+        previous = 3
+        for width, depth in zip(CHANNELS, CONVOLUTIONS, strict=True):
+            start = len(layers)
+            for _ in range(depth):
+                layers += [nn.Conv2d(previous, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                previous = width
+            self.stages.append(slice(start, len(layers)))
+            layers.append(nn.MaxPool2d(2))
+        # The last pool's output has no use; the pools are in the list because the published names count them.
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of strides 1, 2, 4 and 8, each taken just before its pool."""
+        pyramid: list[Tensor] = []
+        for stage in self.stages:
+            features = F.max_pool2d(pyramid[-1], 2) if pyramid else images
+            pyramid.append(self.layers[stage](features))
+        return tuple(pyramid)
+
+    def infer(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The same maps, each stage in strips."""
+        pyramid: list[Tensor] = []
+        for stage, width in zip(self.stages, CHANNELS, strict=True):
+            features = F.max_pool2d(pyramid[-1], 2) if pyramid else images
+            stream = RowStream(list(self.layers)[stage])
+            writer = RowWriter(features.shape[2])
+            for rows, is_last in strips((len(features), width, *features.shape[2:])):
+                writer.write(stream.push(features[:, :, rows], is_last))
+            pyramid.append(writer.finish())
+        return tuple(pyramid)
+
+
+class Refiner(nn.Module):
+    """Corrects the score at one scale and passes a context on to the next finer one."""
+
+    def __init__(self, feature_channels: int, context_channels: int, out_channels: int) -> None:
+        super().__init__()
+        hidden = feature_channels
+        self.block1 = nn.Sequential(
+            nn.Conv2d(feature_channels + context_channels, hidden, 1),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 1),
+        )
+        self.hidden_blocks = nn.Sequential(*(self._hidden_block(hidden) for _ in range(HIDDEN_BLOCKS)))
+        self.out_conv = nn.Conv2d(hidden, 1 + out_channels, 1)
+
+    @staticmethod
+    def _hidden_block(channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(channels, channels, 5, padding=2, groups=channels),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, features: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The correction of the score and the next context, from the features and the coarser map's context."""
+        if context is not None:
+            features = torch.cat([features, _upsample(context, _size(features))], dim=1)
+        mixed = self.block1(features)
+        return self._outputs((self.hidden_blocks(mixed) + mixed) / 1.4)
+
+    def infer(self, features: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same, in strips."""
+        first, *others = self.block1
+        assert isinstance(first, nn.Conv2d)
+        feature_weight, context_weight = first.weight.tensor_split([features.shape[1]], dim=1)
+        if context is not None:
+            # A 1×1 convolution and a resize may change places; on the coarse map the convolution costs a quarter.
+            context = F.conv2d(context, context_weight)
+        stream = RowStream(layer for block in self.hidden_blocks for layer in block.children())
+        shortcut = RowDelay()
+        score, next_context = RowWriter(features.shape[2]), RowWriter(features.shape[2])
+        for rows, is_last in strips(features.shape):
+            mixed = F.conv2d(features[:, :, rows], feature_weight, first.bias)
+            if context is not None:
+                mixed += resized_rows(context, rows, _size(features))
+            mixed = nn.Sequential(*others)(mixed)
+            refined = stream.push(mixed, is_last)
+            refined += shortcut.push(mixed, refined.shape[2])
+            score_rows, context_rows = self._outputs(refined.div_(1.4))
+            score.write(score_rows)
+            next_context.write(context_rows)
+        return score.finish(), next_context.finish()
+
+    def _outputs(self, refined: Tensor) -> tuple[Tensor, Tensor]:
+        # In float32 even under autocast: neighbouring scores rounded to bfloat16 tie, and ties are no maxima.
+        with torch.autocast(refined.device.type, enabled=False):
+            outputs = self.out_conv(refined.float())
+        return outputs[:, :1], outputs[:, 1:]
+
+
+class Decoder(nn.Module):
+    """Four refiners, coarse to fine; the scores add up over the scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict()
+        context = 0
+        for index in reversed(range(len(STRIDES))):
+            out = CHANNELS[index - 1] if index > 0 else 1
+            self.layers[str(STRIDES[index])] = Refiner(CHANNELS[index], context, out)
+            context = out
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """The score map, B×1×H×W at the size of the finest map."""
+        return self._sum_scales(pyramid, list(self.layers.values()))
+
+    def infer(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """The same, in strips."""
+        return self._sum_scales(pyramid, [refiner.infer for refiner in cast(Iterable[Refiner], self.layers.values())])
+
+    @staticmethod
+    def _sum_scales(pyramid: Sequence[Tensor], refiners: Sequence[Callable[..., tuple[Tensor, Tensor]]]) -> Tensor:
+        score, context = refiners[0](pyramid[-1], None)
+        for refine, features in zip(refiners[1:], reversed(pyramid[:-1]), strict=True):
+            correction, context = refine(features, context)
+            score = _upsample(score, _size(features)) + correction
+        return score
+
+
+class VggNet(DenseNetwork):
+    """Image to score map and four feature maps; see the module's text.
+
+    Args:
+        normalise_input: bring each channel of each image to mean 0 and variance 1 first, as in the released weights;
+            without it the network wants ImageNet-normalised images.
+    """
+
+    channels = CHANNELS
+
+    def __init__(self, normalise_input: bool = True) -> None:
+        super().__init__()
+        self.normalise_input = normalise_input
+        self.encoder = Encoder()
+        self.decoder = Decoder()
+
+    def forward(self, images: Tensor) -> DenseMaps:
+        """The score map and the feature maps, differentiable."""
+        pyramid = self.encoder(self._normalised(images))
+        return DenseMaps(self.decoder(pyramid), pyramid)
+
+    def infer(self, images: Tensor) -> DenseMaps:
+        """The same maps in strips, for a network in evaluation mode and without gradients."""
+        pyramid = self.encoder.infer(self._normalised(images))
+        return DenseMaps(self.decoder.infer(pyramid), pyramid)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return F.instance_norm(images.float()) if self.normalise_input else images.float()
+
+
+def _size(features: Tensor) -> tuple[int, int]:
+    return features.shape[2], features.shape[3]
+
+
+def _upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def build_vgg_hyper(
+    desc_shares: Sequence[int] | None = None,
+    descriptor_dim: int | None = 256,
+    interpolation: Interpolation = "hypercolumn",
+    normalise_input: bool = True,
+) -> RIPE:
+    """The published network with random weights.
+
+    Args:
+        desc_shares: reduce each of the four maps' samples on its own, to these lengths, `descriptor_dim` together.
+        descriptor_dim: length of the descriptors; None leaves the samples as they are.
+        interpolation: "hypercolumn" samples all maps, "interpolate_sparse2D" the coarsest one, bicubically.
+        normalise_input: see `VggNet`.
+
+    Raises:
+        ValueError: the options do not go together.
+    """
+    network = VggNet(normalise_input)
+    descriptor = _descriptor_head(desc_shares, descriptor_dim, interpolation)
+    return RIPE("vgg_hyper", network, descriptor, DetectionSettings(threshold=0.5))
+
+
+def _descriptor_head(
+    desc_shares: Sequence[int] | None, descriptor_dim: int | None, interpolation: Interpolation
+) -> DescriptorHead:
+    sparse = interpolation == "interpolate_sparse2D"
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f"interpolation is {interpolation!r}; give one of {', '.join(get_args(Interpolation))}")
+    if desc_shares is None:
+        return LastMapColumn(CHANNELS[-1], descriptor_dim) if sparse else HyperColumn(CHANNELS, descriptor_dim)
+    if sparse or descriptor_dim != sum(desc_shares):
+        raise ValueError(f"desc_shares {list(desc_shares)} need the hyper-column and a descriptor_dim of their sum")
+    return SharedColumn(CHANNELS, desc_shares)
