@@ -154,7 +154,7 @@ class Malicious:
         return os.mkdir, ("owned",)
 
 
-@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
 def test_a_weights_file_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: object) -> None:
     monkeypatch.chdir(tmp_path)
     writer({"weight": Malicious()}, tmp_path / "evil.pth")  # type: ignore[operator]

@@ -32,6 +32,15 @@ def test_the_first_example_runs_with_the_shipped_weights(tmp_path: Path, photos:
     assert min(keypoints0, keypoints1) >= matches >= inliers > 100
 
 
+def test_the_demo_prints_figures_and_writes_the_picture(tmp_path: Path) -> None:
+    demo = [sys.executable, str(ROOT / "demo.py")]
+    shown = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    figures = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert list(figures) == ["keypoints", "matches", "inliers", "time", "picture"]
+    assert int(figures["inliers"]) > 100
+    assert (tmp_path / figures["picture"]).stat().st_size > 10_000
+
+
 @pytest.mark.slow
 def test_the_published_example_runs(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, with random weights where the released ones belong."""

@@ -49,5 +49,5 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
 
 
 def _fail(message: str, status: int) -> int:
-    print("ripe:", " ".join(message.split()), file=sys.stderr)
+    print("ripe:", " ".join(message.splitlines()), file=sys.stderr)
     return status
