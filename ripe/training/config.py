@@ -16,8 +16,8 @@ class WarpConfig:
 
     rotation_deg: float = 45.0
     any_rotation_share: float = 0.05
-    min_scale: float = 0.5
-    max_scale: float = 1.4
+    min_scale: float = 0.6
+    max_scale: float = 2.0
     max_scale_ratio: float = 2.0
     perspective: float = 0.2
     min_overlap: float = 0.3
@@ -58,9 +58,9 @@ class ObjectiveConfig:
     miss_penalty: float = 0.0
     outlier_reward: float | None = -0.1
     keypoint_price: float = 0.0
-    baseline: float = 0.6
+    baseline: float = 0.5
     penalty_ramp: float = 0.33
-    entropy_weight: float = 0.02
+    entropy_weight: float = 0.005
     policy_weight: float = 1000.0
     descriptor_loss: DescriptorLoss = "infonce"
     descriptor_weight: float = 1.0

@@ -72,7 +72,7 @@ def self_pair(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.G
         limit = 180.0 if rng.random() < config.any_rotation_share else config.rotation_deg
         centre = _preimage_of_middle(first, size) + rng.uniform(-0.35, 0.35, 2) * size / scale
         second = perspective(size, config.perspective, rng) @ similarity(
-            size, centre, float(np.clip(scale * ratio, config.min_scale * 0.7, 2.5)), rng.uniform(-limit, limit)
+            size, centre, float(np.clip(scale * ratio, config.min_scale * 0.7, config.max_scale * 1.4)), rng.uniform(-limit, limit)
         )
         views = render(photo, first, size), render(photo, second, size)
         if _overlap(*views) >= config.min_overlap:
@@ -83,7 +83,7 @@ def self_pair(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.G
 def crop_view(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.Generator) -> View:
     """A view of most of the photo, for pairs of two photos: mild rotation and perspective, random zoom."""
     height, width = photo.shape[:2]
-    scale = size / min(height, width) * np.exp(rng.uniform(0, np.log(1.6)))
+    scale = size / min(height, width) * np.exp(rng.uniform(0, np.log(2.0)))
     reach = np.array([width, height]) - size / scale
     centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * np.maximum(reach, 0)
     homography = perspective(size, config.perspective / 2, rng) @ similarity(size, centre, scale, rng.uniform(-15, 15))
