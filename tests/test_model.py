@@ -56,6 +56,29 @@ def test_a_batch_gives_what_single_images_give(model: ripe.RIPE, sizes: list[tup
         assert_same(features, model.extract(image, max_keypoints=64)[0])
 
 
+def test_descriptors_are_sampled_where_the_keypoints_lie_in_an_image_of_any_size(model: ripe.RIPE) -> None:
+    """Sizes that 16 does not divide are padded inside the network; positions must not stretch with the padding."""
+    images = torch.rand(1, 3, 75, 101, generator=torch.Generator().manual_seed(0))
+    keypoints = torch.tensor([[[0.0, 0.0], [50.25, 37.5], [99.0, 73.0], [3.0, 60.75]]])
+    with torch.no_grad():
+        maps = model(images)
+        described = model.describe(maps, keypoints)
+    columns = []
+    for level, features in enumerate(maps.pyramid):
+        places = (keypoints[0] + 0.5) / 2**level - 0.5  # a coarse pixel's centre is that of the pixels it covers
+        height, width = features.shape[-2:]
+        x, y = places[:, 0].clamp(0, width - 1), places[:, 1].clamp(0, height - 1)
+        left, top = x.floor().long().clamp(max=width - 2), y.floor().long().clamp(max=height - 2)
+        dx, dy = x - left, y - top
+        plane = features[0]
+        upper = plane[:, top, left] * (1 - dx) + plane[:, top, left + 1] * dx
+        lower = plane[:, top + 1, left] * (1 - dx) + plane[:, top + 1, left + 1] * dx
+        columns.append((upper * (1 - dy) + lower * dy).T)
+    with torch.no_grad():
+        expected = model.conv_dim_reduction_coarse_desc.layers(torch.cat(columns, dim=1))
+    torch.testing.assert_close(described[0], torch.nn.functional.normalize(expected, dim=1), rtol=1e-3, atol=1e-5)
+
+
 def test_a_batch_tensor_is_many_images(model: ripe.RIPE) -> None:
     batch = torch.stack([texture(40, 56, seed) for seed in range(3)])
     for single, features in zip(batch, model.extract(batch), strict=True):

@@ -11,7 +11,8 @@ class DenseMaps(NamedTuple):
 
     Attributes:
         logits: B×1×H×W float32 score map.
-        pyramid: feature maps, finest first, each B×C×h×w.
+        pyramid: feature maps, finest first, each B×C×h×w. The finest has one pixel for each of the input's; all may
+            extend beyond the input at the right and the bottom, by the same padding.
     """
 
     logits: Tensor
