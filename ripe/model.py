@@ -50,8 +50,8 @@ class RIPE(nn.Module):
 
     def describe(self, maps: DenseMaps, keypoints: Tensor) -> Tensor:
         """Unit descriptors B×M×D of B×M×2 keypoints (x, y) in pixels of the network's input, differentiable."""
-        height, width = maps.logits.shape[-2:]
-        return self.conv_dim_reduction_coarse_desc(maps.pyramid, keypoints, (height, width))
+        # The finest map has the input's resolution, and the padding, if any, that all maps share.
+        return self.conv_dim_reduction_coarse_desc(maps.pyramid, keypoints, _size(maps.pyramid[0]))
 
     def extract(
         self,
