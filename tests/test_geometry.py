@@ -7,9 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance, symmetric_epipolar_distance
-from ripe.geometry.homography import apply_homography, corner_error, mean_transfer_error
+from ripe.geometry.homography import (
+    apply_homography,
+    homography_from_corner_origin,
+    intrinsics_from_corner_origin,
+    mean_transfer_error,
+    outer_corners,
+    resizing_matrix,
+)
 from ripe.geometry.pose import RelativePose, pose_error, rotation_angle, translation_angle
 from ripe.geometry.robust import estimate_geometry, estimate_relative_pose
+from ripe.images import rescale_keypoints
 
 K0 = torch.tensor([[800.0, 0, 320], [0, 780, 240], [0, 0, 1]], dtype=torch.float64)
 K1 = torch.tensor([[900.0, 0, 300], [0, 910, 250], [0, 0, 1]], dtype=torch.float64)
@@ -140,6 +148,12 @@ def test_homographies_move_batches_and_give_way_at_infinity():
     assert not torch.isfinite(apply_homography(vanishing, torch.tensor([[0.0, 1.0]]))).all()
 
 
+def corner_error(estimated, true, size):
+    """Mean distance of an image's four corners under two homographies, as HPatches' evaluation measures it."""
+    corners = outer_corners(size)
+    return mean_transfer_error(estimated, corners, apply_homography(true, corners))
+
+
 def test_corner_and_transfer_errors_in_closed_form():
     identity = torch.eye(3, dtype=torch.float64)
     shift = torch.tensor([[1.0, 0, 3], [0, 1, -4], [0, 0, 1]], dtype=torch.float64)
@@ -152,6 +166,27 @@ def test_corner_and_transfer_errors_in_closed_form():
     assert corner_error(doubling, identity, (10, 20)).item() == pytest.approx(wanted)
     points = torch.tensor([[0.0, 0], [10, 10]], dtype=torch.float64)
     assert mean_transfer_error(shift, points, points).item() == pytest.approx(5)
+
+
+def test_resizing_moves_keypoints_homographies_and_cameras_alike():
+    """The same scene point stays itself, whichever of the three is asked where it went."""
+    small, large = (320, 200), (960, 500)
+    matrix = resizing_matrix(small, large)
+    points = torch.rand(5, 2, dtype=torch.float64) * 200
+    torch.testing.assert_close(apply_homography(matrix, points), rescale_keypoints(points, small[::-1], large[::-1]))
+    torch.testing.assert_close(apply_homography(matrix, outer_corners(small)), outer_corners(large))
+    homogeneous = torch.rand(5, 3, dtype=torch.float64) + 1
+    seen, seen_large = (apply_homography(camera, homogeneous[:, :2]) for camera in (K0, matrix @ K0))
+    torch.testing.assert_close(apply_homography(matrix, seen), seen_large)
+
+
+def test_half_a_pixel_lies_between_the_two_conventions():
+    homography = torch.tensor([[1.1, 0.1, 5], [-0.1, 0.9, 7], [1e-4, -2e-4, 1]], dtype=torch.float64)
+    points = torch.rand(5, 2, dtype=torch.float64) * 100
+    moved = apply_homography(homography_from_corner_origin(homography), points)
+    torch.testing.assert_close(moved + 0.5, apply_homography(homography, points + 0.5))
+    assert intrinsics_from_corner_origin(K0)[:2, 2].tolist() == [319.5, 239.5]
+    torch.testing.assert_close(intrinsics_from_corner_origin(K0)[:, :2], K0[:, :2])
 
 
 @given(directions, angles, directions, angles)

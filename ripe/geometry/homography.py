@@ -1,4 +1,4 @@
-"""Homographies: points moved by them, and how far two of them are apart."""
+"""Homographies: points moved by them, how far two of them are apart, and what resizing makes of them."""
 
 import torch
 from torch import Tensor
@@ -23,15 +23,37 @@ def mean_transfer_error(homography: Tensor, points0: Tensor, points1: Tensor) ->
     return torch.linalg.vector_norm(apply_homography(homography, points0) - points1, dim=-1).mean(dim=-1)
 
 
-def corner_error(estimated: Tensor, true: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mean distance (pixels of the second image) of the first image's four corners under two homographies.
+def outer_corners(size: tuple[int, int]) -> Tensor:
+    """The four corners, 4×2 float64, of an image of (width, height) `size`.
 
-    Args:
-        estimated: 3×3.
-        true: 3×3.
-        size: (width, height) of the first image. Its corners are those of its outermost pixels: as pixel centres are
-            integers, they lie at −0.5 and at width − 0.5 and height − 0.5.
+    They are those of its outermost pixels: as pixel centres are integers, they lie at −0.5 and at width − 0.5 and
+    height − 0.5.
     """
     right, bottom = size[0] - 0.5, size[1] - 0.5
-    corners = true.new_tensor([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
-    return mean_transfer_error(estimated, corners, apply_homography(true, corners))
+    return torch.tensor([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]], dtype=torch.float64)
+
+
+def resizing_matrix(from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
+    """3×3 float64 matrix that moves pixels with an image resized from (width, height) `from_size` to `to_size`.
+
+    Pixel centres are integers: p goes to (p + 0.5)·s − 0.5. A homography H between two images is S1·H·S0⁻¹ between the
+    resized ones, a camera matrix K is S·K.
+    """
+    scale_x, scale_y = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    rows = [[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def homography_from_corner_origin(homography: Tensor) -> Tensor:
+    """A 3×3 homography between images whose top-left pixel centres are at (0.5, 0.5), in our convention."""
+    shift = _shift(homography)
+    return shift @ homography @ torch.linalg.inv(shift)
+
+
+def intrinsics_from_corner_origin(intrinsics: Tensor) -> Tensor:
+    """A 3×3 camera matrix for pixels whose top-left centre is at (0.5, 0.5), in our convention."""
+    return _shift(intrinsics) @ intrinsics
+
+
+def _shift(like: Tensor) -> Tensor:
+    return like.new_tensor([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])

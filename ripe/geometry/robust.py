@@ -23,6 +23,7 @@ def estimate_geometry(
     *,
     max_error: float,
     max_iterations: int = 10_000,
+    min_iterations: int = 100,
     seed: int = 0,
 ) -> TwoViewGeometry:
     """Fit a fundamental matrix or a homography to matches.
@@ -33,6 +34,7 @@ def estimate_geometry(
         points1: K×2 in the second image.
         max_error: inlier threshold in pixels: epipolar error, or transfer error of a homography.
         max_iterations: bound on RANSAC's iterations. PoseLib's own bound of 100 000 costs most where matches are bad.
+        min_iterations: RANSAC does at least as many, however good the matches are; PoseLib's own figure is 1000.
         seed: of RANSAC's sampling.
 
     Returns:
@@ -41,8 +43,8 @@ def estimate_geometry(
     count = len(points0)
     if count < MIN_MATCHES[kind]:
         return TwoViewGeometry.failed(count)
-    options: dict[str, Any] = {"max_iterations": max_iterations, "min_iterations": min(100, max_iterations)}
-    options["seed"] = seed
+    options: dict[str, Any] = {"max_iterations": max_iterations, "seed": seed}
+    options["min_iterations"] = min(min_iterations, max_iterations)
     if kind == "fundamental":
         estimate, options["max_epipolar_error"] = poselib.estimate_fundamental, max_error
     else:
@@ -62,6 +64,7 @@ def estimate_relative_pose(
     *,
     max_epipolar_error: float,
     max_iterations: int = 10_000,
+    min_iterations: int = 100,
     seed: int = 0,
 ) -> RelativePose | None:
     """Fit the relative pose of two calibrated cameras to matches.
@@ -73,6 +76,7 @@ def estimate_relative_pose(
         intrinsics1: 3×3 camera matrix of the second image.
         max_epipolar_error: inlier threshold in pixels.
         max_iterations: bound on RANSAC's iterations.
+        min_iterations: RANSAC does at least as many, however good the matches are; PoseLib's own figure is 1000.
         seed: of RANSAC's sampling.
 
     Returns:
@@ -81,7 +85,7 @@ def estimate_relative_pose(
     if len(points0) < MIN_MATCHES["pose"]:
         return None
     options = {"max_iterations": max_iterations, "max_epipolar_error": max_epipolar_error, "seed": seed}
-    options["min_iterations"] = min(100, max_iterations)
+    options["min_iterations"] = min(min_iterations, max_iterations)
     cameras = _as_camera(intrinsics0), _as_camera(intrinsics1)
     pose, info = poselib.estimate_relative_pose(_as_array(points0), _as_array(points1), *cameras, options, {})
     inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
