@@ -14,16 +14,24 @@ from ripe.images import rescale_keypoints, resize
 MAX_WIDTH = 1920
 GAP = 8
 GREEN = (40, 220, 80)
+RED = (230, 60, 50)
 LINE_OPACITY = 0.4  # so that the photos can be seen behind hundreds of lines
 
 
-def draw_matches(images: Sequence[Tensor], points: Sequence[Tensor], *, max_width: int = MAX_WIDTH) -> np.ndarray:
+def draw_matches(
+    images: Sequence[Tensor],
+    points: Sequence[Tensor],
+    *,
+    max_width: int = MAX_WIDTH,
+    wrong: Tensor | None = None,
+) -> np.ndarray:
     """Draw K matches between two photos.
 
     Args:
         images: the two photos, each 3×H×W RGB in 0..1. Both are shrunk by one factor to fit the width.
         points: their K×2 matched (x, y) points in pixels of the photos.
         max_width: of the picture, in pixels.
+        wrong: K bool; these matches are drawn red and below the others, which are green. None of them if None.
 
     Returns:
         H×W×3 uint8 RGB picture, W ≤ `max_width`.
@@ -40,7 +48,10 @@ def draw_matches(images: Sequence[Tensor], points: Sequence[Tensor], *, max_widt
         for p, image, panel in zip(points, images, panels, strict=True)
     ]
     places[1] = places[1] + (panels[0].shape[2] + GAP, 0)
-    _draw_lines(canvas, *places)
+    red = np.zeros(len(places[0]), dtype=bool) if wrong is None else wrong.cpu().numpy()
+    for chosen, colour in ((red, RED), (~red, GREEN)):
+        if chosen.any():
+            _draw_lines(canvas, places[0][chosen], places[1][chosen], colour)
     return canvas
 
 
@@ -78,12 +89,12 @@ def _side_by_side(panels: Sequence[Tensor]) -> np.ndarray:
     return canvas
 
 
-def _draw_lines(canvas: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+def _draw_lines(canvas: np.ndarray, starts: np.ndarray, ends: np.ndarray, colour: tuple[int, int, int]) -> None:
     shift = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
     fixed = [np.round(points * 2**shift).astype(int).tolist() for points in (starts, ends)]
     lines = canvas.copy()
     for start, end in zip(*fixed, strict=True):
-        cv2.line(lines, start, end, GREEN, 1, cv2.LINE_AA, shift)
+        cv2.line(lines, start, end, colour, 1, cv2.LINE_AA, shift)
     cv2.addWeighted(lines, LINE_OPACITY, canvas, 1 - LINE_OPACITY, 0, dst=canvas)
     for point in (*fixed[0], *fixed[1]):
-        cv2.circle(canvas, point, 2 << shift, GREEN, 1, cv2.LINE_AA, shift)
+        cv2.circle(canvas, point, 2 << shift, colour, 1, cv2.LINE_AA, shift)
