@@ -132,14 +132,16 @@ class RIPE(nn.Module):
         self, maps: DenseMaps, settings: DetectionSettings, max_keypoints: int, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         keypoints, scores = detect(maps.logits[0, 0], settings, max_keypoints, mask)
-        return keypoints, scores, self.describe(maps, keypoints[None])[0]
+        with self._reduced_precision():
+            return keypoints, scores, self.describe(maps, keypoints[None])[0]
 
     def _infer(self, images: Tensor) -> DenseMaps:
-        network = self._inference_network()
-        images = images.to(memory_format=torch.channels_last)
+        with self._reduced_precision():
+            return self._inference_network().infer(images)
+
+    def _reduced_precision(self) -> torch.autocast:
         reduced = self.compute_dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.compute_dtype if reduced else None, enabled=reduced):
-            return network.infer(images)
+        return torch.autocast(self.device.type, dtype=self.compute_dtype if reduced else None, enabled=reduced)
 
     def _inference_network(self) -> DenseNetwork:
         state = [*self.net.parameters(), *self.net.buffers()]

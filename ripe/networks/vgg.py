@@ -178,7 +178,8 @@ class VggNet(DenseNetwork):
 
     def infer(self, images: Tensor) -> DenseMaps:
         """The same maps in strips, for a network in evaluation mode and without gradients."""
-        pyramid = self.encoder.infer(self._normalised(images))
+        images = self._normalised(images).contiguous(memory_format=torch.channels_last)
+        pyramid = self.encoder.infer(images)
         return DenseMaps(self.decoder.infer(pyramid), pyramid)
 
     def _normalised(self, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class CellSamples:
         keypoints: B×N×2 float32, the proposed (x, y) in pixels.
         log_probs: B×N, log p(position) + log p(accepted or rejected, as drawn); differentiable.
         entropies: B×N, entropy of both draws; differentiable.
+        acceptance: B×N, probability that the proposal is accepted; differentiable.
         selected: B×N bool, accepted and not near the image border.
         inside: B×N bool, False where any pixel of the cell is padding.
     """
@@ -24,6 +25,7 @@ class CellSamples:
     keypoints: Tensor
     log_probs: Tensor
     entropies: Tensor
+    acceptance: Tensor
     selected: Tensor
     inside: Tensor
 
@@ -50,8 +52,8 @@ def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, bord
     positions = log_positions.detach().exp()
     choice = torch.multinomial(positions.flatten(0, 1), 1, generator=generator).reshape(batch, -1, 1)
     chosen = cells.gather(-1, choice)[..., 0]
-    acceptance = torch.sigmoid(chosen.detach())
-    accepted = torch.rand(chosen.shape, generator=generator, device=chosen.device) < acceptance
+    acceptance = torch.sigmoid(chosen)
+    accepted = torch.rand(chosen.shape, generator=generator, device=chosen.device) < acceptance.detach()
     log_accept = torch.where(accepted, F.logsigmoid(chosen), F.logsigmoid(-chosen))
 
     keypoints = _cell_origins(height, width, logits.device) + torch.cat([choice % CELL, choice // CELL], dim=-1)
@@ -61,6 +63,7 @@ def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, bord
         keypoints=keypoints.float(),
         log_probs=log_positions.gather(-1, choice)[..., 0] + log_accept,
         entropies=-(log_positions.exp() * log_positions).sum(dim=-1) + _bernoulli_entropy(chosen),
+        acceptance=acceptance,
         selected=accepted & interior,
         inside=to_cells(valid).all(dim=-1),
     )

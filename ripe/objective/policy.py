@@ -1,4 +1,4 @@
-"""The policy's part of the loss: REINFORCE on the rewards, a price per keypoint, an entropy bonus."""
+"""The policy's part of the loss: REINFORCE on the rewards, and what holds the number of keypoints."""
 
 from collections.abc import Sequence
 
@@ -49,11 +49,11 @@ def keypoint_cost(log_probs: Sequence[tuple[Tensor, Tensor]], selected: Sequence
 def reward_baseline(
     pairs: Sequence[tuple[Tensor, Tensor, PairRewards]], selected: Sequence[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """What an average keypoint earned, as a price on every keypoint: the baseline of REINFORCE.
+    """What an average keypoint earned, as a price on every keypoint: the baseline of REINFORCE (Williams 1992).
 
-    Added to `policy_loss` with weight 1, it makes a choice more likely only where it earned more than the image's mean
-    keypoint; with a smaller weight, only where it earned more than that share of the mean. As it grows with the
-    rewards, it is no obstacle early in training, when hardly a match is right, and selective later.
+    Added to `policy_loss`, it makes a choice more likely where it earned more than the image's mean keypoint, and less
+    likely where it earned less. As it grows with the rewards, it is no obstacle early in training, when hardly a match
+    is right, and selective later. It is indifferent to the number of keypoints; `share_cost` is not.
 
     Args:
         pairs: as in `policy_loss`.
@@ -61,15 +61,28 @@ def reward_baseline(
 
     Returns:
         Σ over pairs of (Σ rewards) · (mean log_prob0 + mean log_prob1 of the selected cells), divided by the number of
-        grid entries of all pairs, like the policy loss. Pairs whose rewards sum to less than zero add 0.
+        grid entries of all pairs, like the policy loss.
     """
     total = sum((log_probs0.sum() + log_probs1.sum()) * 0 for log_probs0, log_probs1, _ in pairs)
     entries = 0
     for (log_probs0, log_probs1, rewards), (selected0, selected1) in zip(pairs, selected, strict=True):
-        earned = rewards.rewards.sum().clamp_min(0)
+        earned = rewards.rewards.sum()
         total = total + earned * (_mean_or_zero(log_probs0[selected0]) + _mean_or_zero(log_probs1[selected1]))
         entries += int(rewards.cells0.sum()) * int(rewards.cells1.sum())
     return torch.as_tensor(total) / max(entries, 1)
+
+
+def share_cost(acceptance: Tensor, inside: Tensor, target: float) -> Tensor:
+    """Squared difference between the share of cells that accept their proposal, in expectation, and `target`.
+
+    The share is that of all images together, so photos with much to see may have more keypoints than others.
+
+    Args:
+        acceptance: B×N probabilities.
+        inside: B×N bool, cells that count.
+        target: 0..1.
+    """
+    return (_mean_or_zero(acceptance[inside]) - target).square()
 
 
 def _mean_or_zero(values: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class DataConfig:
     size: int = 256
     pairs_per_step: int = 8
     self_share: float = 0.6
-    negative_share: float = 0.15
+    negative_share: float = 0.1
     workers: int = 1
     warp: WarpConfig = field(default_factory=WarpConfig)
 
@@ -49,7 +49,9 @@ class ObjectiveConfig:
 
     Penalties (`miss_penalty`, `outlier_reward`, `keypoint_price`) grow from 0 to their value over the first
     `penalty_ramp` of the run: early on hardly a match is right, and penalties at full strength would teach the policy
-    to select nothing at all. `baseline` is the share of a keypoint's mean earnings that every keypoint costs.
+    to select nothing at all. Over the same time the share of cells that are to give a keypoint falls from
+    `keypoint_share_start` to `keypoint_share_end`; `keypoint_share_weight` holds it there. `baseline` weighs what an
+    average keypoint earned, as a price on every keypoint.
     """
 
     reward_type: RewardType = "inlier"
@@ -58,7 +60,10 @@ class ObjectiveConfig:
     miss_penalty: float = 0.0
     outlier_reward: float | None = -0.1
     keypoint_price: float = 0.0
-    baseline: float = 0.5
+    baseline: float = 1.0
+    keypoint_share_start: float = 0.8
+    keypoint_share_end: float = 0.3
+    keypoint_share_weight: float = 10.0
     penalty_ramp: float = 0.33
     entropy_weight: float = 0.005
     policy_weight: float = 1000.0

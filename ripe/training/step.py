@@ -22,7 +22,7 @@ from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
 from ripe.objective.inliers import epipolar_inliers, hardly_moves, warp_inliers
-from ripe.objective.policy import keypoint_cost, policy_loss, reward_baseline
+from ripe.objective.policy import keypoint_cost, policy_loss, reward_baseline, share_cost
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.training.config import ObjectiveConfig
 from ripe.training.pairs import PairBatch
@@ -107,11 +107,14 @@ def compute_loss(
     chosen = [(taking_part[p], taking_part[pairs + p]) for p in range(pairs)]
     descriptor_losses = [_descriptor_loss(output, batch, config, taking_part, matches[p], p) for p in range(pairs)]
 
-    entropies = output.samples.entropies[output.samples.inside]
+    samples = output.samples
+    entropies = samples.entropies[samples.inside]
     graded = [(*both, reward) for both, reward in zip(log_probs, rewards, strict=True)]
     parts = {
         "policy": config.policy_weight * (policy_loss(graded) + config.baseline * reward_baseline(graded, chosen)),
         "keypoint": penalty_share(progress, config) * config.keypoint_price * keypoint_cost(log_probs, chosen),
+        "share": config.keypoint_share_weight
+        * share_cost(samples.acceptance, samples.inside, keypoint_share(progress, config)),
         "entropy": -config.entropy_weight * (entropies.sum() / max(entropies.numel(), 1)),
         "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).mean(),
     }
@@ -124,6 +127,12 @@ def compute_loss(
 def penalty_share(progress: float, config: ObjectiveConfig) -> float:
     """Share of the penalties in force, 0..1, rising linearly over the first `penalty_ramp` of the run."""
     return min(1.0, progress / config.penalty_ramp) if config.penalty_ramp > 0 else 1.0
+
+
+def keypoint_share(progress: float, config: ObjectiveConfig) -> float:
+    """Share of the cells that are to give a keypoint, 0..1, moving over the first `penalty_ramp` of the run."""
+    fall = config.keypoint_share_end - config.keypoint_share_start
+    return config.keypoint_share_start + penalty_share(progress, config) * fall
 
 
 def _looks_valid(points: Tensor, valid: Tensor) -> Tensor:

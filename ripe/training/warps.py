@@ -71,9 +71,9 @@ def self_pair(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.G
         ratio = np.exp(rng.uniform(-1, 1) * np.log(config.max_scale_ratio))
         limit = 180.0 if rng.random() < config.any_rotation_share else config.rotation_deg
         centre = _preimage_of_middle(first, size) + rng.uniform(-0.35, 0.35, 2) * size / scale
-        second = perspective(size, config.perspective, rng) @ similarity(
-            size, centre, float(np.clip(scale * ratio, config.min_scale * 0.7, config.max_scale * 1.4)), rng.uniform(-limit, limit)
-        )
+        zoom = float(np.clip(scale * ratio, config.min_scale * 0.7, config.max_scale * 1.4))
+        turned = similarity(size, centre, zoom, rng.uniform(-limit, limit))
+        second = perspective(size, config.perspective, rng) @ turned
         views = render(photo, first, size), render(photo, second, size)
         if _overlap(*views) >= config.min_overlap:
             break
