@@ -39,5 +39,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) --group dev
+	$(INSTALL) -e ".[colmap,demo,eval,train]" --group dev
 	touch $@
