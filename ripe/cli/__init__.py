@@ -11,6 +11,7 @@ from importlib import import_module
 COMMANDS = {
     "match": ("ripe.cli.match", "match two photos and fit their geometry"),
     "extract": ("ripe.cli.extract", "extract the features of many photos to an HDF5 file"),
+    "reconstruct": ("ripe.cli.reconstruct", "reconstruct a scene from a folder of photos with COLMAP"),
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
     "train": ("ripe.cli.train", "train a network on a folder of photos"),
     "info": ("ripe.cli.info", "show versions, models with licence and size, and the device"),

@@ -1,135 +1,280 @@
-"""`ripe eval`: accuracy on annotated pairs, as a Markdown table."""
+"""`ripe eval`: accuracy, speed and repeatability on image pairs with known geometry, as Markdown, JSON and pictures."""
+
+from __future__ import annotations
 
 import argparse
 import json
-import math
+import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-import cv2
-import torch
+from ripe.cli import options
 
-from ripe.evaluation.annotations import PairsFolder, find_pairs_folders, read_pairs
-from ripe.evaluation.baselines import BASELINES, baseline_extractor
-from ripe.evaluation.extractors import Extractor, model_extractor
-from ripe.evaluation.pairs import PairsResult, Protocol, evaluate_pairs
-from ripe.files import check_writable, replacing
-from ripe.images import MIN_SIDE
-from ripe.pretrained import load
+if TYPE_CHECKING:
+    import torch
 
-UNITS = {"homography": " px", "pose": "°"}
-PAIRS_DESCRIPTION = (
-    "Estimate the homography or relative pose of annotated pairs from mutual nearest neighbours. "
-    "Prints the area under the recall curve, in percent."
-)
+    from ripe.evaluation.benchmarks import Benchmark
+    from ripe.evaluation.pairs import MatchedPair, PairSet
+    from ripe.evaluation.predictions import Candidate
+    from ripe.evaluation.protocol import Protocol
+    from ripe.evaluation.report import Result, SetReport
+    from ripe.model import RIPE
+
+EXAMPLES = """  ripe eval pairs annotated_pairs/ --model compact --baseline sift orb
+  ripe eval hpatches --baseline sift disk=depth-save.pth --detector
+  ripe eval megadepth1500 data/megadepth1500 --model vgg_hyper --device cuda
+
+Each benchmark has its protocol, which is printed with every figure; options change it. Features and matches are kept in
+the output folder: a second run with another estimator threshold or number of seeds takes seconds, and an interrupted
+run (even a killed one) goes on where it was. What was made with other settings is refused; --overwrite makes it anew.
+"""
+PAIRS_SOURCE = "holds pairs.json, or sub-folders that do"
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `eval` to the command's sub-parsers; its namespace carries `run`."""
-    benchmarks = subparsers.add_parser("eval", help="measure accuracy on annotated image pairs").add_subparsers(
-        title="benchmarks", required=True, metavar="BENCHMARK"
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    from ripe.datasets.catalogue import SOURCES
+    from ripe.evaluation.benchmarks import BENCHMARKS
+
+    parser = options.add_command(commands, "eval", "Measure accuracy on image pairs with known geometry.", EXAMPLES)
+    chosen = parser.add_subparsers(title="benchmarks", required=True, metavar="BENCHMARK")
+    for name, benchmark in BENCHMARKS.items():
+        text = f"{benchmark.summary}. Protocol: {'. '.join(map(str, benchmark.protocols.values()))}."
+        sub = chosen.add_parser(name, help=benchmark.summary, description=text)
+        if benchmark.source is None:
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help=PAIRS_SOURCE)
+        else:
+            usual = f"the data set ($DATA_DIR/{SOURCES[benchmark.source].folder})"
+            sub.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help=usual)
+        _add_options(sub)
+        sub.set_defaults(run=partial(run, name))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("extractors")
+    group.add_argument(
+        "--model", nargs="+", action="extend", default=[], metavar="NAME|FILE", help="compact if nothing is named"
     )
-    parser = benchmarks.add_parser("pairs", help="a folder of photos with pairs.json", description=PAIRS_DESCRIPTION)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds pairs.json, or sub-folders that do")
-    parser.add_argument(
-        "--model", nargs="+", action="extend", default=[], metavar="NAME|FILE", help="models (compact if none is named)"
-    )
-    parser.add_argument(
+    group.add_argument(
         "--baseline",
         nargs="+",
         action="extend",
         default=[],
-        choices=BASELINES,
-        help="OpenCV's extractors to compare with",
+        metavar="NAME[=FILE]",
+        help="sift, orb; disk, aliked, xfeat with their weights file (never downloaded)",
     )
-    parser.add_argument("--max-keypoints", type=_at_least(1), default=2048, metavar="N", help="per photo (2048)")
-    parser.add_argument(
-        "--resize", type=_at_least(MIN_SIDE), default=1024, metavar="PIXELS", help="shrink longer sides to this (1024)"
+    group.add_argument("--device", help="such as cpu or cuda:1 (a GPU if there is one)")
+    group.add_argument("--precision", choices=options.PRECISIONS, default="float32", help="of models (%(default)s)")
+    group = parser.add_argument_group("protocol (the benchmark's own where not given)")
+    group.add_argument("--resize", type=options.positive, metavar="PIXELS", help="length of the side that it resizes")
+    group.add_argument("--max-keypoints", type=options.positive, metavar="N", help="the best N of an image")
+    group.add_argument("--threshold", type=float, metavar="T", help="least score of a model's keypoint")
+    group.add_argument("--estimator-threshold", type=float, metavar="PIXELS", help="PoseLib's inlier threshold")
+    group.add_argument("--repeats", type=options.positive, metavar="N", help="seeds of every estimation")
+    group.add_argument("--limit", type=options.positive, metavar="N", help="only N pairs of a set, spread evenly")
+    group = parser.add_argument_group("output")
+    group.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="for all results (outputs/eval/BENCHMARK)")
+    group.add_argument("--overwrite", action="store_true", help="extract and match anew")
+    group.add_argument(
+        "--detector", action="store_true", help="also repeatability and matching accuracy (homographies only)"
     )
-    parser.add_argument("--repeats", type=_at_least(1), default=3, metavar="N", help="seeds of the estimator (3)")
-    parser.add_argument("--device", help="cpu, cuda, …; a GPU if there is one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures and per-pair errors here")
-    parser.set_defaults(run=run)
+    group.add_argument("--gallery", type=int, default=5, metavar="N", help="worst and best pairs shown (%(default)s)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate every extractor on every folder and print one table per folder."""
-    if args.json is not None:
-        check_writable(args.json)
-    folders = [read_pairs(folder) for folder in find_pairs_folders(args.folder)]
-    extractors = _extractors(args)
-    protocol = Protocol(repeats=args.repeats)
-    records = []
-    unreadable: dict[Path, str] = {}
-    for folder in folders:
-        results = {}
-        for name, extract in extractors.items():
-            print(f"{folder.path}: {name} …", file=sys.stderr)
-            results[name] = evaluate_pairs(extract, folder, protocol)
-            unreadable |= results[name].unreadable
-        settings = f"long side at most {args.resize} px, at most {args.max_keypoints} keypoints"
-        print(_report(folder, results, settings, args.device))
-        records += [_record(name, folder, result, settings) for name, result in results.items()]
-    if args.json is not None:
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(records, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    for path, reason in unreadable.items():
-        named = reason if str(path) in reason else f"{path}: {reason}"
-        print(f"left out, with its pairs: {named}", file=sys.stderr)
-    return 0
+def run(name: str, arguments: argparse.Namespace) -> int:
+    """Carry the command out; 1 if some photos could not be read."""
+    from ripe.datasets.catalogue import locate
+    from ripe.evaluation.benchmarks import BENCHMARKS
 
-
-def _extractors(args: argparse.Namespace) -> dict[str, Extractor]:
-    """By name; models are loaded at once, so that a wrong name costs no evaluation."""
-    limits = {"max_keypoints": args.max_keypoints, "max_side": args.resize}
-    models = args.model or ([] if args.baseline else ["compact"])
-    found = {name: model_extractor(load(name, device=args.device), **limits) for name in models}
-    return found | {name: baseline_extractor(name, **limits) for name in args.baseline}
-
-
-def _report(folder: PairsFolder, results: dict[str, PairsResult], settings: str, device: str | None) -> str:
-    first = next(iter(results.values()))
-    unit = UNITS[folder.model]
-    header = [f"AUC@{limit:g}{unit}" for limit in first.limits]
-    header = ["extractor", *header, "keypoints", "matches", "correct matches", "ms per image"]
-    lines = [
-        f"### {folder.path.name}: {len(first.errors)} pairs",
-        "",
-        f"{settings[0].upper()}{settings[1:]}, {first.protocol}. ± is the standard deviation over seeds.",
-        f"Time: median of one photo, file reading included, on {_machine(device)}.",
-        "",
-        f"| {' | '.join(header)} |",
-        f"|{'---|' * len(header)}",
+    benchmark = BENCHMARKS[name]
+    folder = arguments.folder if benchmark.source is None else locate(benchmark.source, arguments.folder)
+    sets = [
+        (pairs.spread(arguments.limit or benchmark.pairs), _protocol(benchmark, pairs, arguments))
+        for pairs in benchmark.read(folder)
     ]
-    lines += [f"| {' | '.join([name, *_cells(result)])} |" for name, result in results.items()]
-    return "\n".join([*lines, ""])
+    device = options.device(arguments)
+    models = _load_models(arguments, device)
+    # All are made before the first is run, so that a wrong name costs no evaluation.
+    candidates = [_candidates(models, protocol, arguments, device) for _, protocol in sets]
+    output = arguments.output or Path("outputs/eval") / name
+    output.mkdir(parents=True, exist_ok=True)
+    reports, pictures = [], []
+    for (pairs, protocol), rivals in zip(sets, candidates, strict=True):
+        report, sections = _evaluate(pairs, protocol, rivals, output, arguments)
+        reports.append(report)
+        pictures += sections
+    _write(reports, pictures, output, {"benchmark": name, **_plain(arguments)})
+    return _report_unreadable(reports)
 
 
-def _cells(result: PairsResult) -> list[str]:
-    areas = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(result.auc, result.auc_spread, strict=True)]
-    counts = [f"{result.mean_keypoints:.0f}", f"{result.mean_matches:.0f}", f"{100 * result.inlier_ratio:.0f} %"]
-    return [*areas, *counts, f"{result.milliseconds:.0f}"]
+def _protocol(benchmark: Benchmark, pairs: PairSet, arguments: argparse.Namespace) -> Protocol:
+    """The benchmark's, changed by what was given on the command line."""
+    names = ("max_keypoints", "estimator_threshold", "repeats")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    protocol = replace(benchmark.protocols[pairs.kind], **given)
+    if arguments.resize is None:
+        return protocol
+    return replace(protocol, resizing=replace(protocol.resizing, pixels=arguments.resize))
 
 
-def _machine(device: str | None) -> str:
-    threads = f"the CPU (threads: PyTorch {torch.get_num_threads()}, OpenCV {cv2.getNumThreads()})"
-    used = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return f"{torch.cuda.get_device_name(used)} and {threads}" if used.type == "cuda" else threads
+def _load_models(arguments: argparse.Namespace, device: torch.device) -> dict[str, RIPE]:
+    import torch
+
+    from ripe.pretrained import load
+
+    names = arguments.model or ([] if arguments.baseline else ["compact"])
+    return {name: load(name, device=device, dtype=getattr(torch, arguments.precision)) for name in names}
 
 
-def _record(name: str, folder: PairsFolder, result: PairsResult, settings: str) -> dict[str, Any]:
-    """The result in JSON's types; an infinite error is null."""
-    errors = {pair: [value if math.isfinite(value) else None for value in row] for pair, row in result.errors.items()}
-    fields = {**vars(result), "errors": errors, "unreadable": list(map(str, result.unreadable))}
-    return {"extractor": name, "folder": str(folder.path), **fields, "protocol": f"{settings}, {result.protocol}"}
+def _candidates(
+    models: dict[str, RIPE], protocol: Protocol, arguments: argparse.Namespace, device: torch.device
+) -> list[Candidate]:
+    import torch
+
+    from ripe.evaluation import environment
+    from ripe.evaluation.baselines import BASELINES, baseline, learned_weights
+    from ripe.evaluation.predictions import Candidate
+
+    found = [_model_candidate(name, model, protocol, arguments) for name, model in models.items()]
+    for name in dict.fromkeys(arguments.baseline):
+        describe = baseline(name, protocol.max_keypoints, device)
+        settings = {"baseline": name}
+        where = torch.device("cpu")
+        if name not in BASELINES:
+            from ripe.download import sha256_of
+
+            where, name = device, name.partition("=")[0]
+            settings = {"baseline": name, "weights": sha256_of(learned_weights(settings["baseline"]))}
+        found.append(Candidate(name, name, settings, describe, environment.hardware(where)))
+    return found
 
 
-def _at_least(least: int) -> Any:
-    def whole_number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more")
-        return value
+def _model_candidate(name: str, model: RIPE, protocol: Protocol, arguments: argparse.Namespace) -> Candidate:
+    from ripe.evaluation import environment
+    from ripe.evaluation.extractors import describer
+    from ripe.evaluation.predictions import Candidate
+    from ripe.pretrained import MODELS, weights_hash
 
-    return whole_number
+    published = protocol.published_threshold if model.name == "vgg_hyper" else None
+    thresholds = (arguments.threshold, published, model.detection.threshold)
+    threshold = next(value for value in thresholds if value is not None)
+    weights = weights_hash(model)
+    detection = ", ".join(f"{key} {value}" for key, value in asdict(model.detection).items() if key != "threshold")
+    settings = {"model": model.name, "weights": weights, "precision": arguments.precision}
+    settings |= {"threshold": threshold, "detection": detection}
+    # The folder's name tells two states of one weights file apart.
+    shown = name if name in MODELS else Path(name).stem
+    key = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}-{weights[:8]}"
+    describe = describer(model, max_keypoints=protocol.max_keypoints, threshold=threshold)
+    return Candidate(shown, key, settings, describe, environment.hardware(model.device))
+
+
+def _evaluate(
+    pairs: PairSet, protocol: Protocol, candidates: Sequence[Candidate], output: Path, arguments: argparse.Namespace
+) -> tuple[SetReport, list[tuple[str, str, list[tuple[str, str]]]]]:
+    """Evaluate all extractors on a set and print their table; the report, and the gallery's sections."""
+    from ripe.evaluation import gallery
+    from ripe.evaluation.report import SetReport, markdown
+
+    results: list[Result] = []
+    matched: list[list[MatchedPair]] = []
+    for candidate in candidates:
+        result, its_pairs = _predict_and_score(candidate, pairs, protocol, output / pairs.name, arguments)
+        results.append(result)
+        matched.append(its_pairs)
+    report = SetReport(pairs, protocol, results)
+    print(markdown(report))
+    sections = []
+    for result, its_pairs in zip(results, matched, strict=True):
+        if arguments.gallery > 0:
+            folder = output / "gallery" / pairs.name
+            drawn = gallery.draw_pairs(report, result, its_pairs, folder, arguments.gallery)
+            places = [(quote(f"gallery/{pairs.name}/{file}"), caption) for file, caption in drawn]
+            sections.append((f"{pairs.name}: {result.candidate.name}", str(protocol), places))
+    return report, sections
+
+
+def _predict_and_score(
+    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, arguments: argparse.Namespace
+) -> tuple[Result, list[MatchedPair]]:
+    from ripe.evaluation import predictions
+    from ripe.evaluation.detectors import score_detector
+    from ripe.evaluation.report import summarise
+    from ripe.evaluation.scoring import score_pairs
+
+    place = folder / candidate.key
+    place.mkdir(parents=True, exist_ok=True)
+    if arguments.overwrite:
+        _forget(place)
+    label = f"{pairs.name}: {candidate.name}"
+    with _progress(f"{label}: extract", len(pairs.images)) as step:
+        unreadable = predictions.extract_images(candidate, pairs, protocol, place, step)
+    with _progress(f"{label}: match", len(pairs.pairs)) as step:
+        predictions.match_images(candidate, pairs, protocol, place, step)
+    stored = predictions.read_predictions(pairs, place)
+    matched = list(predictions.matched_pairs(pairs.pairs, stored, protocol))
+    with _progress(f"{label}: estimate", len(matched)) as step:
+        score = score_pairs(matched, protocol, step)
+    detector = score_detector(matched) if arguments.detector and pairs.kind == "homography" else None
+    return summarise(candidate, stored, score, detector, unreadable), matched
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Any]:
+    """A progress bar, as the function that moves it on."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=label, leave=False) as bar:
+        yield bar.update
+
+
+def _forget(place: Path) -> None:
+    import shutil
+
+    for name in ("features.h5", "matches.h5"):
+        (place / name).unlink(missing_ok=True)
+        shutil.rmtree(place / f"{name}.parts", ignore_errors=True)
+
+
+def _write(reports: Sequence[SetReport], pictures: list[Any], output: Path, settings: dict[str, Any]) -> None:
+    from ripe.evaluation import gallery, plots
+    from ripe.evaluation.report import markdown, record
+    from ripe.files import replacing
+
+    with replacing(output / "report.md") as temporary:
+        temporary.write_text("\n".join(map(markdown, reports)), encoding="utf-8")
+    with replacing(output / "results.json") as temporary:
+        temporary.write_text(json.dumps(record(reports, settings), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if pictures:
+        gallery.write_page(output / "gallery.html", pictures)
+    try:
+        for report in reports:
+            plots.save_recall(report, output / f"recall-{report.pairs.name}.png")
+    except ImportError:
+        print("ripe: no plots; they need: pip install 'ripe-keypoints[eval]'", file=sys.stderr)
+    print(f"{output}: report.md, results.json{', gallery.html' if pictures else ''}", file=sys.stderr)
+
+
+def _report_unreadable(reports: Sequence[SetReport]) -> int:
+    left_out = {
+        report.pairs.path(name): reason
+        for report in reports
+        for result in report.results
+        for name, reason in result.unreadable.items()
+    }
+    for path, reason in left_out.items():
+        print(f"ripe: left out, with its pairs: {path}: {reason}", file=sys.stderr)
+    return 1 if left_out else 0
+
+
+def _plain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The command's settings in JSON's types."""
+    return {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items() if key != "run"
+    }

@@ -1,9 +1,10 @@
-"""`ripe match`: two photos in; figures, a picture and JSON out."""
+"""`ripe match`: two photos in; figures, a picture and JSON out. Or a list of pairs in and hloc's match file out."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
+  ripe match --pairs pairs.txt --features features.h5 -o matches.h5
+
+The last one matches many pairs (two names a line) with the features that `ripe extract` has stored, and writes hloc's
+matches.h5. Interrupted (even killed) and started again, it goes on where it was.
 """
 INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "none": None}
 
@@ -25,10 +30,15 @@ INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "none": None}
 def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = options.add_command(commands, "match", "Match two photos and fit their geometry.", EXAMPLES)
-    parser.add_argument("image0", metavar="A", type=Path, help="first photo")
-    parser.add_argument("image1", metavar="B", type=Path, help="second photo")
-    parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="picture of the inlier matches")
+    parser.add_argument("image0", metavar="A", type=Path, nargs="?", help="first photo")
+    parser.add_argument("image1", metavar="B", type=Path, nargs="?", help="second photo")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="PNG|H5", help="picture of the inlier matches; match file with --pairs"
+    )
     parser.add_argument("--json", type=Path, metavar="JSON", help="keypoints, matches, inliers, model and settings")
+    many = parser.add_argument_group("many pairs (in place of A and B)")
+    many.add_argument("--pairs", type=Path, metavar="TXT", help="two image names a line")
+    many.add_argument("--features", type=Path, metavar="H5", help="feature file that holds these images")
     options.add_model_options(parser)
     options.add_extraction_options(parser)
     group = parser.add_argument_group("geometry")
@@ -38,7 +48,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--inlier-threshold", type=float, metavar="PX", help="in pixels (1 for fundamental, 2 for homography)"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.error)
 
 
 class Stopwatch:
@@ -57,6 +67,45 @@ class Stopwatch:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
+    if arguments.pairs is not None or arguments.features is not None:
+        return _match_many(arguments)
+    if arguments.image1 is None:
+        arguments.refuse("give two photos, or --pairs, --features and -o")
+    return _match_two(arguments)
+
+
+def _match_many(arguments: argparse.Namespace) -> int:
+    """Match a list of pairs with stored features; 1 if an image had none."""
+    if arguments.pairs is None or arguments.features is None or arguments.output is None:
+        arguments.refuse("--pairs, --features and -o belong together")
+    if arguments.image0 is not None or arguments.json is not None:
+        arguments.refuse("--pairs goes with neither photos nor --json")
+    from tqdm.auto import tqdm
+
+    from ripe import files
+    from ripe.reconstruction import matches
+    from ripe.reconstruction.pairs import read_pairs
+    from ripe.storage import FeatureReader, MatchFile
+
+    files.check_writable(arguments.output)
+    pairs = read_pairs(arguments.pairs)
+    device = options.device(arguments)
+    with (
+        FeatureReader(arguments.features) as features,
+        MatchFile(arguments.output, {**matches.SETTINGS, **features.settings}) as store,
+        tqdm(total=len(pairs), unit="pair", desc="match") as progress,
+    ):
+        missing = matches.match_pairs(features, pairs, store, device=device, progress=progress.update)
+        done = sum(store.holds(*pair) for pair in pairs)
+    print(f"{done} of {len(pairs)} pairs in {arguments.output}")
+    for name, count in missing.items():
+        print(
+            f"ripe: not matched: {count} pairs of {name}: {arguments.features} has no features of it", file=sys.stderr
+        )
+    return 1 if missing else 0
+
+
+def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
     from ripe.images import as_rgb
     from ripe.matching import match

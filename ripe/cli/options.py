@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from ripe.model import RIPE
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -57,11 +59,19 @@ def load_model(arguments: argparse.Namespace) -> RIPE:
 
     from ripe.pretrained import load
 
+    return load(arguments.model, device=device(arguments), dtype=getattr(torch, arguments.precision))
+
+
+def device(arguments: argparse.Namespace) -> torch.device:
+    """The device of --device (a GPU if there is one, otherwise the CPU); `ValueError` if it cannot be used."""
+    import torch
+
     try:
-        device = torch.device(arguments.device) if arguments.device else None
-        return load(arguments.model, device=device, dtype=getattr(torch, arguments.precision))
+        asked = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=asked)
     except (RuntimeError, AssertionError) as error:  # PyTorch's answers to a device that is unknown or not there
         raise ValueError(f"device {arguments.device}: {str(error).splitlines()[0]}") from error
+    return asked
 
 
 def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,15 +1,11 @@
-"""Accuracy on annotated pairs: extract once per photo, match, estimate, compare with the annotation.
+"""What is evaluated: sets of image pairs with the truth about them.
 
-The three steps are separate functions, so that a figure can be had again with another estimator threshold without
-extracting again. `evaluate_pairs` does all three.
+Pixel coordinates are (x, y) of the stored photo, EXIF orientation applied, the centre of the top-left pixel at (0, 0).
 """
 
-import math
-import os
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,266 +13,168 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.evaluation.annotations import AnnotatedPair, HomographyPair, PairsFolder, PosePair, read_pairs
-from ripe.evaluation.extractors import Extractor
-from ripe.evaluation.metrics import area_under_recall
-from ripe.features import Features
-from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance
-from ripe.geometry.homography import apply_homography, mean_transfer_error
-from ripe.geometry.pose import pose_error
-from ripe.geometry.robust import estimate_geometry, estimate_relative_pose
-from ripe.matching import match
+from ripe.geometry.homography import apply_homography, resizing_matrix
+from ripe.images import rescale_keypoints
 
-FAILURE = {"homography": math.inf, "pose": 180.0}
-"""Errors of pairs without an estimate: pixels, degrees."""
+Kind = Literal["homography", "pose"]
+Size = tuple[int, int]
+"""(width, height) in pixels."""
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How matches become errors and errors become figures. State it with every figure: the ranking depends on it.
+class HomographyPair:
+    """Two photos of one plane, or of a turning camera.
 
     Attributes:
-        homography_threshold: PoseLib's inlier threshold for homographies, in pixels.
-        pose_threshold: PoseLib's inlier threshold for relative poses, in pixels.
-        homography_iterations: bound on RANSAC's iterations for homographies.
-        pose_iterations: bound on RANSAC's iterations for relative poses.
-        repeats: RANSAC runs with this many seeds, from 0; figures are means over them.
-        homography_limits: upper ends of the recall curve for homographies, in pixels.
-        pose_limits: upper ends of the recall curve for poses, in degrees.
-        correct_homography_match: a match this near (pixels) to the annotated homography counts as correct.
-        correct_pose_match: a match with at most this Sampson distance (pixels) to the annotated pose counts as correct.
+        name: unique in its set.
+        image0: name of the first photo, relative to the set's folder.
+        image1: name of the second photo.
+        homography: 3×3 float64, first photo to second.
+        points0: K×2 float64; an estimate's error is the mean distance of these, moved by it, from `points1`.
+        points1: K×2 float64.
     """
 
-    homography_threshold: float = 2.0
-    pose_threshold: float = 1.0
-    homography_iterations: int = 100_000
-    pose_iterations: int = 20_000
-    repeats: int = 3
-    homography_limits: tuple[float, ...] = (3.0, 5.0, 10.0)
-    pose_limits: tuple[float, ...] = (5.0, 10.0, 20.0)
-    correct_homography_match: float = 5.0
-    correct_pose_match: float = 2.0
+    name: str
+    image0: str
+    image1: str
+    homography: Tensor
+    points0: Tensor
+    points1: Tensor
 
-    def limits(self, model: Literal["homography", "pose"]) -> tuple[float, ...]:
-        """Upper ends of the recall curve of pairs of this model."""
-        return self.homography_limits if model == "homography" else self.pose_limits
-
-    def describe(self, model: Literal["homography", "pose"]) -> str:
-        """The protocol in a line, without what an extractor does."""
-        if model == "homography":
-            estimate = f"homography {self.homography_threshold:g} px, at most {self.homography_iterations} iterations"
-            error = "mean distance of the annotated points"
-        else:
-            estimate = f"relative pose {self.pose_threshold:g} px, at most {self.pose_iterations} iterations"
-            error = "max(rotation, translation) angle"
-        return f"mutual nearest neighbours, PoseLib {estimate}, mean over {self.repeats} seeds; AUC (%) of the {error}"
+    def resized(self, from_sizes: tuple[Size, Size], to_sizes: tuple[Size, Size]) -> "HomographyPair":
+        """The same pair for photos that were resized from one pair of sizes to another."""
+        matrix0, matrix1 = (resizing_matrix(*sizes) for sizes in zip(from_sizes, to_sizes, strict=True))
+        return replace(
+            self,
+            homography=matrix1 @ self.homography @ torch.linalg.inv(matrix0),
+            points0=apply_homography(matrix0, self.points0),
+            points1=apply_homography(matrix1, self.points1),
+        )
 
 
 @dataclass(frozen=True)
-class Extraction:
-    """Features of a folder's photos.
+class PosePair:
+    """Two photos and their cameras.
 
     Attributes:
-        features: of every photo that could be read.
-        unreadable: why each of the others could not.
-        milliseconds: median time of one photo, reading the file included.
+        name: unique in its set.
+        image0: name of the first photo, relative to the set's folder.
+        image1: name of the second photo.
+        intrinsics0: 3×3 float64 camera matrix of the first photo.
+        intrinsics1: 3×3 float64 camera matrix of the second photo.
+        rotation: 3×3 float64, first camera's frame to second's.
+        translation: 3 float64, of any scale.
+        size0: (width, height) that `intrinsics0` is for; None if not stated.
+        size1: (width, height) that `intrinsics1` is for; None if not stated.
     """
 
-    features: dict[Path, Features]
-    unreadable: dict[Path, str]
-    milliseconds: float
+    name: str
+    image0: str
+    image1: str
+    intrinsics0: Tensor
+    intrinsics1: Tensor
+    rotation: Tensor
+    translation: Tensor
+    size0: Size | None = None
+    size1: Size | None = None
+
+    def resized(self, from_sizes: tuple[Size, Size], to_sizes: tuple[Size, Size]) -> "PosePair":
+        """The same pair for photos that were resized from one pair of sizes to another."""
+        matrix0, matrix1 = (resizing_matrix(*sizes) for sizes in zip(from_sizes, to_sizes, strict=True))
+        return replace(
+            self,
+            intrinsics0=matrix0 @ self.intrinsics0,
+            intrinsics1=matrix1 @ self.intrinsics1,
+            size0=to_sizes[0],
+            size1=to_sizes[1],
+        )
+
+
+AnnotatedPair = HomographyPair | PosePair
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Annotated pairs of one kind, whose photos are in one folder.
+
+    Raises:
+        ValueError: there are no pairs, or two have the same name.
+        FileNotFoundError: a photo is missing.
+    """
+
+    name: str
+    folder: Path
+    kind: Kind
+    pairs: list[AnnotatedPair]
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise ValueError(f"{self.folder}: lists no pairs")
+        names: set[str] = set()
+        for pair in self.pairs:
+            if pair.name in names:
+                raise ValueError(f"{self.folder}: two pairs are named {pair.name!r}")
+            names.add(pair.name)
+        for path in map(self.path, self.images):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file, but a pair of {self.name} names it")
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Names of the pairs' photos, each once, sorted."""
+        return sorted({name for pair in self.pairs for name in (pair.image0, pair.image1)})
+
+    def path(self, image: str) -> Path:
+        """Where a photo is."""
+        return self.folder / image
+
+    def fingerprint(self) -> str:
+        """Short hash of the photos' names and sizes in bytes: equal for equal sets, wherever they are kept."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(f"{image}\0{self.path(image).stat().st_size}\0".encode())
+        return digest.hexdigest()[:16]
+
+    def spread(self, count: int | None) -> "PairSet":
+        """At most `count` of the pairs, spread evenly over the list; all of them if None."""
+        if count is None or count >= len(self.pairs):
+            return self
+        chosen = np.linspace(0, len(self.pairs) - 1, count).round().astype(int)
+        return replace(self, pairs=[self.pairs[index] for index in chosen])
 
 
 @dataclass(frozen=True)
 class MatchedPair:
-    """An annotated pair and the K×2 float32 positions that were matched in its photos."""
+    """An annotated pair and what an extractor made of it.
+
+    Attributes:
+        pair: the truth, in the same pixels as the keypoints.
+        keypoints0: N0×2 float32, all keypoints of the first photo.
+        keypoints1: N1×2 float32, all keypoints of the second photo.
+        matches: K×2 int64 indices of matched keypoints.
+        sizes: of the two photos in which the pixels count.
+    """
 
     pair: AnnotatedPair
-    points0: Tensor
-    points1: Tensor
+    keypoints0: Tensor
+    keypoints1: Tensor
+    matches: Tensor
+    sizes: tuple[Size, Size]
 
+    @property
+    def points0(self) -> Tensor:
+        """K×2, the matched positions in the first photo."""
+        return self.keypoints0[self.matches[:, 0]]
 
-@dataclass(frozen=True)
-class PairsScore:
-    """Figures of matched pairs.
+    @property
+    def points1(self) -> Tensor:
+        """K×2, the matched positions in the second photo."""
+        return self.keypoints1[self.matches[:, 1]]
 
-    Attributes:
-        model: what was estimated.
-        limits: upper ends of the recall curve, pixels or degrees.
-        auc: area under the recall curve for each limit, in percent, mean over seeds.
-        auc_spread: standard deviation of the above over seeds.
-        errors: per pair, by name, the error with each seed; a failed estimate is infinite (homography) or 180 (pose).
-        mean_matches: matches per pair.
-        inlier_ratio: mean over pairs of the share of matches that agree with the annotation (0 where there are none).
-        protocol: how the figures came about.
-    """
-
-    model: Literal["homography", "pose"]
-    limits: tuple[float, ...]
-    auc: tuple[float, ...]
-    auc_spread: tuple[float, ...]
-    errors: dict[str, tuple[float, ...]]
-    mean_matches: float
-    inlier_ratio: float
-    protocol: str
-
-
-@dataclass(frozen=True)
-class PairsResult(PairsScore):
-    """Figures of an extractor on a folder of annotated pairs.
-
-    Attributes:
-        mean_keypoints: keypoints per photo.
-        milliseconds: median time of one photo, reading the file included.
-        unreadable: photos that could not be read, and why; their pairs are left out.
-    """
-
-    mean_keypoints: float
-    milliseconds: float
-    unreadable: dict[Path, str]
-
-
-def evaluate_pairs(
-    extract: Extractor, folder: str | Path | PairsFolder, protocol: Protocol | None = None
-) -> PairsResult:
-    """Score an extractor on a folder of annotated pairs.
-
-    Args:
-        extract: gives a photo's features, keypoints in pixels of the stored photo.
-        folder: holds `pairs.json` (see `ripe.evaluation.annotations`), or what `read_pairs` made of it.
-        protocol: the default one if None.
-
-    Raises:
-        FileNotFoundError, ValueError: the folder is not usable (see `read_pairs`), or none of its pairs can be read.
-    """
-    annotated = folder if isinstance(folder, PairsFolder) else read_pairs(folder)
-    extraction = extract_features(extract, annotated.images)
-    score = score_pairs(match_pairs(annotated.pairs, extraction.features), protocol)
-    return PairsResult(
-        **vars(score),
-        mean_keypoints=float(np.mean([len(features) for features in extraction.features.values()])),
-        milliseconds=extraction.milliseconds,
-        unreadable=extraction.unreadable,
-    )
-
-
-def extract_features(extract: Extractor, images: Sequence[Path]) -> Extraction:
-    """Extract every photo once, one after the other. A photo that cannot be read is noted, not raised.
-
-    Raises:
-        ValueError: no photo at all could be read.
-    """
-    features: dict[Path, Features] = {}
-    unreadable: dict[Path, str] = {}
-    seconds = []
-    for path in images:
-        start = time.perf_counter()
-        try:
-            features[path] = extract(path).to("cpu")
-        except (OSError, ValueError) as error:
-            unreadable[path] = str(error)
-        else:
-            seconds.append(time.perf_counter() - start)
-    if not features:
-        raise ValueError(f"none of {len(images)} photos could be read; the first: {next(iter(unreadable.values()))}")
-    return Extraction(features, unreadable, 1000 * float(np.median(seconds)))
-
-
-def match_pairs(pairs: Sequence[AnnotatedPair], features: dict[Path, Features]) -> list[MatchedPair]:
-    """Match the pairs whose photos both have features, by mutual nearest neighbours.
-
-    Raises:
-        ValueError: a photo has another size than the annotation of its camera says.
-    """
-    matched = []
-    for pair in pairs:
-        if pair.image0 not in features or pair.image1 not in features:
-            continue
-        features0, features1 = features[pair.image0], features[pair.image1]
-        if isinstance(pair, PosePair):
-            _check_size(pair.image0, features0, pair.size0)
-            _check_size(pair.image1, features1, pair.size1)
-        matched.append(MatchedPair(pair, *match(features0, features1).points(features0, features1)))
-    return matched
-
-
-def score_pairs(matched: Sequence[MatchedPair], protocol: Protocol | None = None) -> PairsScore:
-    """Estimate the model of each matched pair with each seed and compare it with the annotation.
-
-    Raises:
-        ValueError: there are no pairs.
-    """
-    if not matched:
-        raise ValueError("no pair is left whose photos could both be read")
-    protocol = protocol or Protocol()
-    model: Literal["homography", "pose"] = "homography" if isinstance(matched[0].pair, HomographyPair) else "pose"
-    limits = protocol.limits(model)
-    jobs = [(pair, protocol, seed) for pair in matched for seed in range(protocol.repeats)]
-    # PoseLib releases the interpreter's lock, so threads do run side by side.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        errors = np.array(list(pool.map(lambda job: _error(*job), jobs))).reshape(len(matched), protocol.repeats)
-    areas = 100 * np.stack([area_under_recall(column, limits) for column in errors.T])
-    return PairsScore(
-        model=model,
-        limits=limits,
-        auc=tuple(areas.mean(axis=0).tolist()),
-        auc_spread=tuple(areas.std(axis=0).tolist()),
-        errors={pair.pair.name: tuple(row.tolist()) for pair, row in zip(matched, errors, strict=True)},
-        mean_matches=float(np.mean([len(pair.points0) for pair in matched])),
-        inlier_ratio=float(np.mean([_correct_share(pair, protocol) for pair in matched])),
-        protocol=protocol.describe(model),
-    )
-
-
-def _error(matched: MatchedPair, protocol: Protocol, seed: int) -> float:
-    if isinstance(matched.pair, HomographyPair):
-        return _homography_error(matched.pair, matched, protocol, seed)
-    return _pose_error(matched.pair, matched, protocol, seed)
-
-
-def _homography_error(pair: HomographyPair, matched: MatchedPair, protocol: Protocol, seed: int) -> float:
-    geometry = estimate_geometry(
-        "homography",
-        matched.points0,
-        matched.points1,
-        max_error=protocol.homography_threshold,
-        max_iterations=protocol.homography_iterations,
-        seed=seed,
-    )
-    if geometry.model is None:
-        return FAILURE["homography"]
-    error = float(mean_transfer_error(geometry.model, pair.points0, pair.points1))
-    # A wrong homography may send a point to infinity.
-    return error if math.isfinite(error) else FAILURE["homography"]
-
-
-def _pose_error(pair: PosePair, matched: MatchedPair, protocol: Protocol, seed: int) -> float:
-    pose = estimate_relative_pose(
-        matched.points0,
-        matched.points1,
-        pair.intrinsics0,
-        pair.intrinsics1,
-        max_epipolar_error=protocol.pose_threshold,
-        max_iterations=protocol.pose_iterations,
-        seed=seed,
-    )
-    return FAILURE["pose"] if pose is None else float(pose_error(pose, pair.rotation, pair.translation))
-
-
-def _correct_share(matched: MatchedPair, protocol: Protocol) -> float:
-    if len(matched.points0) == 0:
-        return 0.0
-    pair, points0, points1 = matched.pair, matched.points0.double(), matched.points1.double()
-    if isinstance(pair, HomographyPair):
-        distance = torch.linalg.vector_norm(apply_homography(pair.homography, points0) - points1, dim=-1)
-        correct = distance <= protocol.correct_homography_match
-    else:
-        true = fundamental_from_pose(pair.intrinsics0, pair.intrinsics1, pair.rotation, pair.translation)
-        correct = sampson_distance(true, points0, points1) <= protocol.correct_pose_match
-    return float(correct.double().mean())
-
-
-def _check_size(path: Path, features: Features, size: tuple[int, int] | None) -> None:
-    if size is not None and size != features.image_size:
-        have, want = ("×".join(map(str, sides)) for sides in (features.image_size, size))
-        raise ValueError(f"{path}: {have} pixels, but its annotation is for {want}")
+    def resized(self, sizes: tuple[Size, Size]) -> "MatchedPair":
+        """The same for photos resized to these sizes."""
+        keypoints0, keypoints1 = (
+            rescale_keypoints(keypoints, size[::-1], wanted[::-1])
+            for keypoints, size, wanted in zip((self.keypoints0, self.keypoints1), self.sizes, sizes, strict=True)
+        )
+        return MatchedPair(self.pair.resized(self.sizes, sizes), keypoints0, keypoints1, self.matches, sizes)

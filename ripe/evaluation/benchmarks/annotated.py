@@ -8,65 +8,44 @@ applied, with the centre of the top-left pixel at (0, 0).
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import torch
 from torch import Tensor
 
+from ripe.evaluation.pairs import AnnotatedPair, HomographyPair, Kind, PairSet, PosePair, Size
+from ripe.evaluation.protocol import Protocol, Resizing
+
 PAIRS_FILE = "pairs.json"
+PROTOCOLS: dict[Kind, Protocol] = {
+    "homography": Protocol(
+        kind="homography",
+        resizing=Resizing("long", 1024, enlarge=False),
+        estimator_threshold=2.0,
+        limits=(3.0, 5.0, 10.0),
+        correct_match=5.0,
+        in_resized_pixels=False,
+        error="mean distance of the annotated points",
+    ),
+    "pose": Protocol(
+        kind="pose",
+        resizing=Resizing("long", 1024, enlarge=False),
+        estimator_threshold=1.0,
+        limits=(5.0, 10.0, 20.0),
+        correct_match=2.0,
+        in_resized_pixels=False,
+        error="max(rotation, translation) angle",
+        max_iterations=20_000,
+    ),
+}
 
 
-@dataclass(frozen=True)
-class HomographyPair:
-    """Two photos and corresponding points, K×2 float64 with K of 4 or more, on one plane or of a turning camera.
-
-    `homography` is the 3×3 float64 matrix, first photo to second, that fits the points best.
-    """
-
-    name: str
-    image0: Path
-    image1: Path
-    points0: Tensor
-    points1: Tensor
-    homography: Tensor
-
-
-@dataclass(frozen=True)
-class PosePair:
-    """Two photos and their cameras: 3×3 camera matrices; rotation 3×3, translation 3, first frame to second; float64.
-
-    The sizes are those (width, height) of the photos that the camera matrices are for; None if not stated.
-    """
-
-    name: str
-    image0: Path
-    image1: Path
-    intrinsics0: Tensor
-    intrinsics1: Tensor
-    rotation: Tensor
-    translation: Tensor
-    size0: tuple[int, int] | None
-    size1: tuple[int, int] | None
-
-
-AnnotatedPair = HomographyPair | PosePair
-
-
-@dataclass(frozen=True)
-class PairsFolder:
-    """The annotated pairs of one folder, all of the same kind."""
-
-    path: Path
-    model: Literal["homography", "pose"]
-    pairs: list[AnnotatedPair]
-
-    @property
-    def images(self) -> list[Path]:
-        """Every photo of the pairs once, sorted."""
-        return sorted({path for pair in self.pairs for path in (pair.image0, pair.image1)})
+def read(folder: Path) -> list[PairSet]:
+    """The sets of pairs of `folder` and its sub-folders; see `find_pairs_folders` and `read_pairs` for errors."""
+    return [read_pairs(path) for path in find_pairs_folders(folder)]
 
 
 def find_pairs_folders(folder: str | Path) -> list[Path]:
@@ -86,7 +65,7 @@ def find_pairs_folders(folder: str | Path) -> list[Path]:
     return found
 
 
-def read_pairs(folder: str | Path) -> PairsFolder:
+def read_pairs(folder: str | Path) -> PairSet:
     """Read a folder's `pairs.json`.
 
     Raises:
@@ -105,35 +84,30 @@ def read_pairs(folder: str | Path) -> PairsFolder:
     model = content.get("model")
     if model not in ("homography", "pose"):
         raise ValueError(f'{path}: `model` is {model!r}; it must be "homography" or "pose"')
-    if not content["pairs"]:
-        raise ValueError(f"{path}: lists no pairs")
-    parse = _homography_pair if model == "homography" else _pose_pair
-    pairs: dict[str, AnnotatedPair] = {}
+    parse: Callable[[Any], AnnotatedPair] = _homography_pair if model == "homography" else _pose_pair
+    pairs = []
     for index, entry in enumerate(content["pairs"]):
         try:
-            pair = parse(entry, path.parent)
+            pairs.append(parse(entry))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: pair {index}: {reason}") from error
-        if pair.name in pairs:
-            raise ValueError(f"{path}: pair {index}: another pair is named {pair.name!r} too")
-        pairs[pair.name] = pair
-    return PairsFolder(path.parent, model, list(pairs.values()))
+    return PairSet(path.parent.resolve().name, path.parent, model, pairs)
 
 
-def _homography_pair(entry: Any, folder: Path) -> HomographyPair:
-    name, image0, image1 = _names(entry, folder)
+def _homography_pair(entry: Any) -> HomographyPair:
+    names = _names(entry)
     points0, points1 = _numbers(entry, "points0", (-1, 2)), _numbers(entry, "points1", (-1, 2))
     if len(points0) != len(points1) or len(points0) < 4:
         raise ValueError(f"{len(points0)} and {len(points1)} points; there must be as many of both, 4 or more")
     homography, _ = cv2.findHomography(points0.numpy(), points1.numpy())
     if homography is None:
         raise ValueError("its points do not determine a homography")
-    return HomographyPair(name, image0, image1, points0, points1, torch.from_numpy(homography))
+    return HomographyPair(*names, torch.from_numpy(homography), points0, points1)
 
 
-def _pose_pair(entry: Any, folder: Path) -> PosePair:
-    names = _names(entry, folder)
+def _pose_pair(entry: Any) -> PosePair:
+    names = _names(entry)
     intrinsics0, intrinsics1 = _numbers(entry, "K0", (3, 3)), _numbers(entry, "K1", (3, 3))
     if min(float(matrix.diagonal().min()) for matrix in (intrinsics0, intrinsics1)) <= 0:
         raise ValueError("`K0` and `K1` must be camera matrices with focal lengths above 0")
@@ -145,21 +119,17 @@ def _pose_pair(entry: Any, folder: Path) -> PosePair:
     return PosePair(*names, intrinsics0, intrinsics1, rotation, translation, *sizes)
 
 
-def _size(entry: Any, key: str) -> tuple[int, int] | None:
+def _size(entry: Any, key: str) -> Size | None:
     if key not in entry:
         return None
     width, height = _numbers(entry, key, (2,)).int().tolist()
     return width, height
 
 
-def _names(entry: Any, folder: Path) -> tuple[str, Path, Path]:
+def _names(entry: Any) -> tuple[str, str, str]:
     if not isinstance(entry, dict):
         raise ValueError("must be an object")
-    images = folder / entry["image0"], folder / entry["image1"]
-    for image in images:
-        if not image.is_file():
-            raise FileNotFoundError(f"{image}: no such file, but {PAIRS_FILE} names it")
-    return str(entry["name"]), *images
+    return str(entry["name"]), str(entry["image0"]), str(entry["image1"])
 
 
 def _numbers(entry: Any, key: str, shape: tuple[int, ...]) -> Tensor:

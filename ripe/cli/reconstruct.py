@@ -1,0 +1,194 @@
+"""`ripe reconstruct`: a folder of photos in, a sparse COLMAP model out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ripe.cli import options
+
+if TYPE_CHECKING:
+    from ripe.reconstruction.pairs import Pair
+    from ripe.reconstruction.pipeline import ChoosePairs, Source, Summary
+    from ripe.storage import FeatureReader
+
+EXAMPLES = """  ripe reconstruct photos/ -o model
+  ripe reconstruct photos/ -o model --baseline sift
+  ripe reconstruct video_frames/ -o model --pairs sequential --single-camera
+
+Needs COLMAP: pip install 'ripe-keypoints[colmap]'. For each extractor, OUT/NAME/ gets sparse/*.bin (a model that COLMAP
+opens), points.ply, database.db, and features.h5 and matches.h5 in hloc's layout; OUT/summary.json has the figures.
+Interrupted (even killed) and started again, it keeps the features and matches that are done.
+"""
+PAIRS = ("exhaustive", "sequential", "similar")
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    summary = "Reconstruct a scene from a folder of photos with COLMAP."
+    parser = options.add_command(commands, "reconstruct", summary, EXAMPLES)
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photos")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder; made if need be")
+    options.add_model_options(parser)
+    parser.add_argument("--baseline", nargs="+", action="extend", default=[], choices=("sift", "orb"), help="the same"
+                        " with OpenCV's features, to compare")  # fmt: skip
+    parser.add_argument(
+        "--max-keypoints", type=options.positive, default=4096, metavar="N", help="the best N of a photo (%(default)s)"
+    )
+    parser.add_argument(
+        "--resize", type=options.positive, default=1600, metavar="PX", help="shrink longer sides to this (%(default)s)"
+    )
+    group = parser.add_argument_group("pairs and cameras")
+    group.add_argument(
+        "--pairs",
+        default="exhaustive",
+        metavar="|".join((*PAIRS, "TXT")),
+        help="every pair; each photo and those that follow it; each and those that resemble it most, as found by "
+        "comparing its best keypoints; or a file with two names a line (%(default)s)",
+    )
+    group.add_argument(
+        "--neighbours", type=options.positive, default=10, metavar="N", help="of sequential and similar (%(default)s)"
+    )
+    group.add_argument(
+        "--single-camera", action="store_true", help="all photos of one size share one camera and zoom setting"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry the command out; 1 if a photo was left out or no model came about."""
+    from ripe.cli.extract import name_images
+    from ripe.integrations.colmap import import_pycolmap
+    from ripe.reconstruction.pipeline import reconstruct
+
+    import_pycolmap()
+    if not arguments.photos.is_dir():
+        raise FileNotFoundError(f"{arguments.photos}: no such folder")
+    names = list(name_images([arguments.photos]))
+    choose_pairs = _pair_chooser(arguments)
+    summaries = []
+    for source in _sources(arguments):
+        with Progress(source.name) as progress:
+            summary = reconstruct(
+                arguments.photos,
+                names,
+                source,
+                arguments.output / source.name,
+                choose_pairs,
+                single_camera=arguments.single_camera,
+                device=options.device(arguments),
+                report=progress,
+            )
+        summaries.append(summary)
+    _write_json(arguments.output / "summary.json", summaries)
+    print(table(summaries))
+    return _report_problems(arguments.output, summaries)
+
+
+class Progress:
+    """A progress bar for each stage of a reconstruction."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._stage = ""
+        self._bar: Any = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how much of a stage is done."""
+        from tqdm.auto import tqdm
+
+        if stage != self._stage:
+            self.__exit__()
+            self._stage, self._bar = stage, tqdm(total=total, desc=f"{self.name}: {stage}")
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """The figures of several reconstructions of the same photos, in Markdown."""
+    header = ["features", "photos registered", "points", "observations", "track length", "reprojection error"]
+    header += ["verified pairs", "models"]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for summary in summaries:
+        cells = [summary.extractor, f"{summary.registered} of {summary.photos}", str(summary.points)]
+        cells += [str(summary.observations), _number(summary.mean_track_length)]
+        cells += [f"{_number(summary.mean_reprojection_error)} px", f"{summary.verified_pairs} of {summary.pairs}"]
+        lines.append(f"| {' | '.join([*cells, str(summary.models)])} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _pair_chooser(arguments: argparse.Namespace) -> ChoosePairs:
+    from ripe.reconstruction import pairs
+
+    def choose(features: FeatureReader, names: Sequence[str]) -> Sequence[Pair]:
+        if arguments.pairs == "exhaustive":
+            return pairs.exhaustive(names)
+        if arguments.pairs == "sequential":
+            return pairs.sequential(names, arguments.neighbours)
+        if arguments.pairs == "similar":
+            best = {name: features.read(name).descriptors[: pairs.LOOKED_AT].clone() for name in names}
+            return pairs.similar(best, arguments.neighbours)
+        return listed
+
+    listed = pairs.read_pairs(arguments.pairs) if arguments.pairs not in PAIRS else []
+    return choose
+
+
+def _sources(arguments: argparse.Namespace) -> list[Source]:
+    from ripe.evaluation.baselines import baseline_extractor
+    from ripe.evaluation.extractors import model_extractor
+    from ripe.pretrained import MODELS, weights_hash
+    from ripe.reconstruction.pipeline import Source
+
+    limits = {"max_keypoints": arguments.max_keypoints, "max_side": arguments.resize}
+    model = options.load_model(arguments)
+    name = arguments.model if arguments.model in MODELS else Path(arguments.model).stem
+    settings = {"model": model.name, "weights": weights_hash(model), "precision": arguments.precision}
+    settings |= {"threshold": model.detection.threshold, **limits}
+    make = partial(Source, max_side=arguments.resize)
+    found = [make(name, model_extractor(model, **limits), settings)]
+    found += [
+        make(name, baseline_extractor(name, **limits), {"baseline": name, **limits}) for name in arguments.baseline
+    ]
+    return found
+
+
+def _write_json(path: Path, summaries: Sequence[Summary]) -> None:
+    from ripe.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps([asdict(summary) for summary in summaries], indent=1) + "\n", encoding="utf-8")
+
+
+def _report_problems(output: Path, summaries: Sequence[Summary]) -> int:
+    """Say on the standard error what was left out, and where the models are; the exit status is returned."""
+    problems = {name: reason for summary in summaries for name, reason in summary.failures.items()}
+    for name, reason in problems.items():
+        print(f"ripe: left out: {name}: {reason}", file=sys.stderr)
+    failed = [summary for summary in summaries if summary.registered == 0]
+    for summary in summaries:
+        if summary not in failed:
+            print(f"model      {output / summary.extractor / 'sparse'}")
+    for summary in failed:
+        print(
+            f"ripe: error: {summary.extractor}: no model; {summary.verified_pairs} of {summary.pairs} pairs have a "
+            "common geometry. Photos must overlap, and be taken from different places",
+            file=sys.stderr,
+        )
+    return 1 if problems or failed else 0

@@ -1,0 +1,201 @@
+"""First step of an evaluation: features and matches of a set of pairs, made once and kept in HDF5 files.
+
+Both files are in hloc's layout, keypoints in pixels of the stored photos. They go on after any interruption, and refuse
+to be continued with other settings (see `ripe.storage`).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ripe.evaluation.extractors import Describer, resized, to_original
+from ripe.evaluation.pairs import AnnotatedPair, MatchedPair, PairSet, PosePair, Size
+from ripe.evaluation.protocol import Protocol
+from ripe.images import as_rgb
+from ripe.reconstruction.matches import SETTINGS, match_pairs
+from ripe.storage import FeatureFile, FeatureReader, MatchFile, read_matches
+
+Progress = Callable[[], object]
+
+
+class _Features(FeatureFile):
+    command = "ripe eval"
+
+
+class _Matches(MatchFile):
+    command = "ripe eval"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An extractor that is evaluated.
+
+    Attributes:
+        name: as it stands in tables.
+        key: names its folder; different for different weights.
+        settings: what its features depend on besides the image.
+        describe: the extractor itself.
+        hardware: what it runs on, in words.
+    """
+
+    name: str
+    key: str
+    settings: Mapping[str, Any]
+    describe: Describer
+    hardware: str
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """What was stored of a photo, its descriptors aside.
+
+    Attributes:
+        keypoints: N×2 float32 in pixels of the stored photo, best first.
+        size: (width, height) of the stored photo.
+        milliseconds: that its extraction took, from the resized image in memory to its features in memory.
+        hardware: that it ran on.
+    """
+
+    keypoints: Tensor
+    size: Size
+    milliseconds: float
+    hardware: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Features and matches of a set, read back.
+
+    Attributes:
+        images: by name, those that could be read.
+        matches: K×2 int64 by the two images' names.
+    """
+
+    images: Mapping[str, StoredImage]
+    matches: Mapping[tuple[str, str], Tensor]
+
+
+def extract_images(
+    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, progress: Progress = lambda: None
+) -> dict[str, str]:
+    """Extract every photo that is not in `folder`/features.h5 yet.
+
+    Args:
+        candidate: the extractor.
+        pairs: whose photos.
+        protocol: says how they are resized.
+        folder: exists; features.h5 is made or continued there.
+        progress: called after each photo.
+
+    Returns:
+        Why photos could not be read, by name; the others are in the file.
+
+    Raises:
+        ValueError: the file was begun with other settings, or no photo at all could be read.
+    """
+    settings = _settings(candidate, pairs, protocol)
+    unreadable: dict[str, str] = {}
+    with _Features(folder / "features.h5", settings) as store:
+        for name in pairs.images:
+            if name not in store.done:
+                try:
+                    _extract(candidate, pairs.path(name), name, protocol, store)
+                except (OSError, ValueError) as error:
+                    unreadable[name] = str(error).removeprefix(f"{pairs.path(name)}: ")
+            progress()
+    if len(unreadable) == len(pairs.images):
+        first, reason = next(iter(unreadable.items()))
+        raise ValueError(f"none of {len(unreadable)} photos could be read; the first, {pairs.path(first)}: {reason}")
+    return unreadable
+
+
+def match_images(
+    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, progress: Progress = lambda: None
+) -> None:
+    """Match every pair that is not in `folder`/matches.h5 yet, with the features beside it.
+
+    Pairs of which a photo could not be read are passed over. Arguments as for `extract_images`.
+
+    Raises:
+        ValueError: the file was begun with other settings.
+    """
+    settings = {**_settings(candidate, pairs, protocol), **SETTINGS}
+    names = [(pair.image0, pair.image1) for pair in pairs.pairs]
+    with FeatureReader(folder / "features.h5") as features, _Matches(folder / "matches.h5", settings) as store:
+        match_pairs(features, names, store, progress=progress)
+
+
+def read_predictions(pairs: PairSet, folder: Path) -> Predictions:
+    """What `extract_images` and `match_images` have stored for these pairs."""
+    with h5py.File(folder / "features.h5", "r") as file:
+        images = {name: _read_image(file[name]) for name in pairs.images if name in file}
+    names = [(pair.image0, pair.image1) for pair in pairs.pairs]
+    matches = {pair: torch.from_numpy(found) for pair, found in read_matches(folder / "matches.h5", names)}
+    # A pair that stands in the list both ways was matched once.
+    turned = [(second, first) for first, second in names if (first, second) not in matches]
+    for (second, first), found in read_matches(folder / "matches.h5", turned):
+        matches[first, second] = torch.from_numpy(found).flip(1)
+    return Predictions(images, matches)
+
+
+def matched_pairs(
+    pairs: Sequence[AnnotatedPair], predictions: Predictions, protocol: Protocol
+) -> Iterator[MatchedPair]:
+    """The pairs whose photos could both be read, in the pixels in which the protocol measures.
+
+    Raises:
+        ValueError: a photo has another size than the annotation of its camera says, or matches do not belong to the
+            features.
+    """
+    for pair in pairs:
+        matches = predictions.matches.get((pair.image0, pair.image1))
+        if matches is None:
+            continue
+        stored = predictions.images[pair.image0], predictions.images[pair.image1]
+        _check_sizes(pair, stored)
+        counts = [len(image.keypoints) for image in stored]
+        if len(matches) and not (matches.amax(0) < torch.tensor(counts)).all():
+            raise ValueError(f"matches.h5 does not belong to features.h5 (pair {pair.name}); start over")
+        sizes = stored[0].size, stored[1].size
+        matched = MatchedPair(pair, stored[0].keypoints, stored[1].keypoints, matches, sizes)
+        if protocol.in_resized_pixels:
+            matched = matched.resized((protocol.resizing.apply(sizes[0]), protocol.resizing.apply(sizes[1])))
+        yield matched
+
+
+def _settings(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> dict[str, Any]:
+    shared = {"photos": pairs.fingerprint(), "resizing": str(protocol.resizing)}
+    return {**candidate.settings, "max_keypoints": protocol.max_keypoints, **shared}
+
+
+def _extract(candidate: Candidate, path: Path, name: str, protocol: Protocol, store: FeatureFile) -> None:
+    original = as_rgb(path)
+    image = resized(original, protocol.resizing)
+    start = time.perf_counter()
+    found = candidate.describe(image).to("cpu")
+    milliseconds = 1000 * (time.perf_counter() - start)
+    # One pixel of the image that the extractor saw.
+    uncertainty = max(original.shape[1:]) / max(image.shape[1:])
+    notes = {"milliseconds": milliseconds, "hardware": candidate.hardware}
+    store.add({name: to_original(found, original)}, {name: uncertainty}, {name: notes})
+
+
+def _read_image(group: h5py.Group) -> StoredImage:
+    width, height = group["image_size"][()].tolist()
+    keypoints = torch.from_numpy(np.asarray(group["keypoints"][()], dtype=np.float32))
+    return StoredImage(keypoints, (width, height), float(group.attrs["milliseconds"]), str(group.attrs["hardware"]))
+
+
+def _check_sizes(pair: AnnotatedPair, stored: tuple[StoredImage, StoredImage]) -> None:
+    if isinstance(pair, PosePair):
+        for name, image, size in zip((pair.image0, pair.image1), stored, (pair.size0, pair.size1), strict=True):
+            if size is not None and size != image.size:
+                have, want = ("×".join(map(str, sides)) for sides in (image.size, size))
+                raise ValueError(f"{name}: {have} pixels, but its annotation is for {want}")

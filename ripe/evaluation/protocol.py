@@ -1,0 +1,83 @@
+"""How a benchmark is run: everything that a figure depends on besides extractor and data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ripe.evaluation.pairs import Kind, Size
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """What is done to a photo before an extractor sees it.
+
+    Attributes:
+        side: which side is brought to `pixels`; the other follows, rounded down as in Glue Factory.
+        pixels: length of that side.
+        enlarge: whether smaller photos are enlarged, too.
+    """
+
+    side: Literal["long", "short"]
+    pixels: int
+    enlarge: bool
+
+    def apply(self, size: Size) -> Size:
+        """(width, height) of a resized photo of (width, height) `size`."""
+        given = max(size) if self.side == "long" else min(size)
+        if given == self.pixels or (given < self.pixels and not self.enlarge):
+            return size
+        other = max(1, int(self.pixels * ((min(size) if self.side == "long" else max(size)) / given)))
+        wide = size[0] >= size[1]
+        return (self.pixels, other) if wide == (self.side == "long") else (other, self.pixels)
+
+    def __str__(self) -> str:
+        return f"{self.side} side {'' if self.enlarge else 'at most '}{self.pixels} px"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """State it with every figure: the ranking of extractors depends on it.
+
+    Attributes:
+        kind: what is estimated.
+        resizing: of the photos.
+        estimator_threshold: PoseLib's inlier threshold in pixels.
+        limits: upper ends of the recall curve, in pixels or degrees.
+        correct_match: a match this near (pixels) to the true homography, or with at most this Sampson distance (pixels)
+            to the true epipolar geometry, counts as correct.
+        in_resized_pixels: whether thresholds and errors are in pixels of the resized photos, or of the stored ones.
+        fold_translation: take a translation and its opposite for the same, as for an essential matrix.
+        error: what is measured, in words.
+        published_threshold: detection threshold of the published network in this benchmark; None for its own.
+        max_keypoints: kept of an image.
+        max_iterations: bound on RANSAC's iterations.
+        min_iterations: RANSAC does at least as many.
+        repeats: every estimation is done with this many seeds, from 0.
+    """
+
+    kind: Kind
+    resizing: Resizing
+    estimator_threshold: float
+    limits: tuple[float, ...]
+    correct_match: float
+    in_resized_pixels: bool
+    error: str
+    fold_translation: bool = False
+    published_threshold: float | None = None
+    max_keypoints: int = 2048
+    max_iterations: int = 100_000
+    min_iterations: int = 1000
+    repeats: int = 3
+
+    @property
+    def unit(self) -> str:
+        """Of errors: " px" or "°"."""
+        return " px" if self.kind == "homography" else "°"
+
+    def __str__(self) -> str:
+        pixels = "resized" if self.in_resized_pixels else "stored"
+        model = "homography" if self.kind == "homography" else "relative pose"
+        return (
+            f"{self.resizing}, at most {self.max_keypoints} keypoints, mutual nearest neighbours, PoseLib {model} "
+            f"{self.estimator_threshold:g} px ({pixels} photos) with {self.min_iterations} to {self.max_iterations} "
+            f"iterations, {self.repeats} seeds; AUC (%) of the {self.error}"
+        )

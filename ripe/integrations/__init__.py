@@ -1,0 +1,1 @@
+"""RIPE inside other tools; each module imports the tool that it serves."""

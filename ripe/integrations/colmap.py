@@ -1,0 +1,169 @@
+"""COLMAP by pycolmap: our keypoints and matches into its database, geometric verification, incremental mapping.
+
+COLMAP works on the pixels as they are stored, without EXIF orientation, and puts the centre of the top-left pixel at
+(0.5, 0.5). Both differences to our keypoints are settled in `stored_keypoints` and `write_database`, nowhere else.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from ripe.features import Features
+
+if TYPE_CHECKING:
+    import pycolmap
+
+PIXEL_CENTRE = 0.5
+SEED = 0
+# As hloc does it: mutual nearest neighbours hold more outliers than the matches that COLMAP's defaults expect.
+VERIFICATION = {"ransac": {"max_num_trials": 20_000, "min_inlier_ratio": 0.1, "random_seed": SEED}}
+# The fallback registers photos with hardly any 3D point to support them: on photos of an arch, one that was upside
+# down "succeeded" with none at all.
+MAPPING = {"random_seed": SEED, "structure_less_registration_fallback": False}
+
+
+def import_pycolmap() -> ModuleType:
+    """The package pycolmap.
+
+    OpenCV comes first: where pycolmap 4.2 is imported before OpenCV 5, `cv2.imwrite` of a PNG ends the process.
+
+    Raises:
+        ValueError: it is not installed; the message says how to.
+    """
+    import cv2  # noqa: F401
+
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise ValueError(f"COLMAP is needed: pip install 'ripe-keypoints[colmap]' ({error})") from error
+    return pycolmap
+
+
+def write_database(
+    database: Path,
+    folder: Path,
+    features: Mapping[str, Features],
+    matches: Iterable[tuple[tuple[str, str], np.ndarray]],
+    *,
+    single_camera: bool = False,
+) -> list[str]:
+    """Write a new COLMAP database of photos, keypoints and matches; descriptors stay outside.
+
+    Cameras are COLMAP's: focal length from EXIF where it is there, else 1.2 times the longer side; photos whose EXIF
+    names the same camera and lens setting share one.
+
+    Args:
+        database: the file; an old one is replaced.
+        folder: the image names are relative to it.
+        features: by image name, keypoints in pixels of the upright photo.
+        matches: pairs of image names, each with K×2 indices of keypoints; photos without features must not occur.
+        single_camera: all photos of one size share one camera, whatever EXIF says.
+
+    Returns:
+        The images that COLMAP cannot read; they and their matches are left out.
+    """
+    pycolmap = import_pycolmap()
+    for old in database.parent.glob(f"{database.name}*"):  # with what SQLite keeps beside it
+        old.unlink()
+    pycolmap.Database.open(database).close()
+    stored = {name: _stored_size(folder / name) for name in features}
+    for names in _camera_groups(stored, single_camera):
+        mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO
+        with _quiet(pycolmap):
+            pycolmap.import_images(database, folder, mode, image_names=names)
+    with pycolmap.Database.open(database) as opened:
+        identities = {image.name: image.image_id for image in opened.read_all_images()}
+        for name, identity in identities.items():
+            opened.write_keypoints(identity, stored_keypoints(features[name], stored[name][1]) + PIXEL_CENTRE)
+        for (name0, name1), indices in matches:
+            if name0 in identities and name1 in identities and len(indices):
+                opened.write_matches(identities[name0], identities[name1], indices.astype(np.uint32))
+    return [name for name in features if name not in identities]
+
+
+def verify(database: Path) -> int:
+    """Fit two-view geometries to all matches in the database; how many pairs pass is returned."""
+    pycolmap = import_pycolmap()
+    with _quiet(pycolmap):
+        pycolmap.geometric_verification(database, two_view_geometry_options=VERIFICATION)
+    with pycolmap.Database.open(database) as opened:
+        return opened.num_verified_image_pairs()
+
+
+def map_incrementally(
+    database: Path, folder: Path, scratch: Path, registered: Callable[[int], object] = lambda count: None
+) -> list["pycolmap.Reconstruction"]:
+    """COLMAP's incremental mapping of a verified database.
+
+    Args:
+        database: with photos, keypoints and verified matches.
+        folder: of the photos, from which points take their colours.
+        scratch: an empty folder for COLMAP's intermediate files.
+        registered: called with the number of newly registered photos.
+
+    Returns:
+        The models, that with most photos first; none if no pair of photos is a good start.
+    """
+    pycolmap = import_pycolmap()
+    with _quiet(pycolmap):
+        models = pycolmap.incremental_mapping(
+            database,
+            folder,
+            scratch,
+            options=MAPPING,
+            initial_image_pair_callback=lambda: registered(2),
+            next_image_callback=lambda: registered(1),
+        )
+    return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def stored_keypoints(features: Features, orientation: int) -> np.ndarray:
+    """Keypoints N×2 float32 in the pixels of the stored file, the centre of the top-left one at (0, 0).
+
+    Args:
+        features: in pixels of the upright photo.
+        orientation: EXIF's, 1 to 8.
+    """
+    keypoints = features.keypoints.cpu().numpy().astype(np.float32)
+    width, height = features.image_size
+    if orientation >= 5:
+        keypoints, width, height = keypoints[:, ::-1], height, width
+    x, y = keypoints[:, 0], keypoints[:, 1]
+    if orientation in (2, 3, 7, 8):
+        x = width - 1 - x
+    if orientation in (3, 4, 6, 7):
+        y = height - 1 - y
+    return np.stack([x, y], axis=1)
+
+
+def _stored_size(path: Path) -> tuple[tuple[int, int], int]:
+    """(width, height) of the stored file and its EXIF orientation."""
+    with Image.open(path) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return image.size, orientation if orientation in range(1, 9) else 1
+
+
+def _camera_groups(stored: Mapping[str, tuple[tuple[int, int], int]], single_camera: bool) -> list[list[str]]:
+    """The photos that are imported together: a camera of COLMAP's has one size."""
+    if not single_camera:
+        return [list(stored)]
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name, (size, _) in stored.items():
+        groups.setdefault(size, []).append(name)
+    return list(groups.values())
+
+
+@contextmanager
+def _quiet(pycolmap: ModuleType) -> Iterator[None]:
+    """Without COLMAP's log on the screen; what matters is returned or raised."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
