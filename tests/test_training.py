@@ -221,7 +221,7 @@ def test_a_stopped_process_loses_nothing(scenes: Path, tmp_path: Path, number: s
     config = small_run(scenes, tmp_path / "whole")
     train(config)
     output = tmp_path / "stopped"
-    data = [f"data.{key}={value}" for key, value in vars(config.data).items() if key not in ("warp", "singles")]
+    data = [f"data.{key}={value}" for key, value in vars(config.data).items() if key not in ("sets", "warp")]
     command = [sys.executable, "-m", "ripe.cli", "train", *data, f"output={output}", "steps=4"]
     command += ["checkpoint_interval=1", "log_interval=1", "objective.min_keypoints=4", "objective.border=8"]
     command += ["optimizer.warmup_steps=2"]

@@ -1,18 +1,34 @@
 """Settings of a training run: typed, validated, saved with every checkpoint."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_type_hints
 
 from ripe.objective.rewards import PaddingMode, RewardType
 
+# The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
+SET_NAMES = ("megadepth", "tokyo", "acdc", "own")
+
+ViewKind = Literal["crop", "letterbox"]
 Precision = Literal["float32", "bfloat16"]
 DescriptorLoss = Literal["margin", "infonce"]
 
 
 @dataclass(frozen=True)
 class WarpConfig:
-    """How strongly the two views of a self-pair differ."""
+    """How strongly the two views of a self-pair differ; `crop_view` uses the perspective and the light, too.
+
+    Attributes:
+        rotation_deg: largest rotation between the views, degrees.
+        any_rotation_share: share of the self-pairs that may be rotated by any angle.
+        min_scale: least magnification of the photo, view pixels per photo pixel.
+        max_scale: largest magnification of the photo.
+        max_scale_ratio: largest ratio of the two views' magnifications.
+        perspective: how far the corners of a view move, in half sides of the view.
+        min_overlap: share of the second view that the first one shows as well, at least.
+        photometric: strength of the changes of exposure, colour, blur, noise and compression; 0 is none.
+    """
 
     rotation_deg: float = 45.0
     any_rotation_share: float = 0.05
@@ -23,24 +39,84 @@ class WarpConfig:
     min_overlap: float = 0.3
     photometric: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("any_rotation_share", "min_overlap"):
+            _check_share(f"data.warp.{name}", getattr(self, name))
+        for name in ("rotation_deg", "perspective", "photometric"):
+            _check(f"data.warp.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _check(
+            "data.warp.min_scale", self.min_scale, 0 < self.min_scale <= self.max_scale, "above 0, at most max_scale"
+        )
+        _check("data.warp.max_scale_ratio", self.max_scale_ratio, self.max_scale_ratio >= 1, "1 or more")
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which photos, and how pairs are made of them.
 
-    `scenes` is a folder of folders, one per scene; `singles` a flat folder of photos used for self-pairs alone. Of
-    every step's pairs a share shows one photo twice, warped; a share two scenes (negative pairs); the rest two photos
-    of one scene.
+    Of all pairs a share shows one photo twice, warped (self-pairs); a share two scenes (negative pairs); the rest two
+    photos of one scene. The published run is `sets={"megadepth": 1}`, `view="letterbox"`, `size=560`,
+    `pairs_per_step=6`, `self_share=0`, `negative_share=0.5`.
+
+    Attributes:
+        sets: weights of the data sets in the mixture, by name: megadepth, tokyo, acdc, or own for the folders below;
+            empty is own photos alone.
+        dir: folder of the public sets; `DATA_DIR`, or else `data` in the current folder, if None.
+        root: folder of one's own photos: each of its folders is a scene, loose photos are for self-pairs alone.
+        scenes: instead of `root`: folder of folders, one for each scene.
+        singles: instead of `root`: flat folder of photos for self-pairs alone.
+        hold_back: share of one's own photos that is kept out of training, to validate with.
+        view: "crop" is random crops and warps; "letterbox" the whole photo, its longer side `size`, zero-padded.
+        size: side of the square views, pixels.
+        pairs_per_step: of all processes together.
+        self_share: share of the pairs that show one photo twice.
+        negative_share: share of the pairs that show two scenes.
+        max_scene_size: tuples of MegaDepth that are drawn from each of its scenes.
+        workers: processes that read and warp photos ahead of use; 0 does it in the training's own process.
+        warp: how strongly the views of a self-pair differ.
     """
 
+    sets: dict[str, float] = field(default_factory=dict)
+    dir: Path | None = None
+    root: Path | None = None
     scenes: Path | None = None
     singles: Path | None = None
+    hold_back: float = 0.1
+    view: ViewKind = "crop"
     size: int = 256
     pairs_per_step: int = 8
     self_share: float = 0.6
     negative_share: float = 0.1
+    max_scene_size: int = 10_000
     workers: int = 1
     warp: WarpConfig = field(default_factory=WarpConfig)
+
+    def __post_init__(self) -> None:
+        self._check_sources()
+        _check("data.view", self.view, self.view in get_args(ViewKind), " or ".join(get_args(ViewKind)))
+        for name, least in (("size", 16), ("pairs_per_step", 1), ("max_scene_size", 1), ("workers", 0)):
+            _check(f"data.{name}", getattr(self, name), getattr(self, name) >= least, f"{least} or more")
+        for name in ("self_share", "negative_share"):
+            _check_share(f"data.{name}", getattr(self, name))
+        total = self.self_share + self.negative_share
+        _check("data.self_share + data.negative_share", total, total <= 1 + 1e-9, "1 or less")
+        _check("data.hold_back", self.hold_back, 0 <= self.hold_back < 1, "0 or more, and less than 1")
+
+    def _check_sources(self) -> None:
+        for name, weight in self.sets.items():
+            _check("data.sets", name, name in SET_NAMES, "one of " + ", ".join(SET_NAMES))
+            _check(f"data.sets.{name}", weight, 0 < weight < math.inf, "a weight above 0")
+        if self.root is not None and (self.scenes is not None or self.singles is not None):
+            raise ValueError("data.root stands in for data.scenes and data.singles; give it or them")
+
+
+def _check(key: str, value: object, good: bool, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"{key}={value}: must be {wanted}")
+
+
+def _check_share(key: str, value: float) -> None:
+    _check(key, value, 0 <= value <= 1, "a share, 0 to 1")
 
 
 @dataclass(frozen=True)
