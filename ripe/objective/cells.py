@@ -49,7 +49,7 @@ def sample_cells(
             does not depend on the images beside it.
         border: keypoints nearer than this many pixels to the image border are not selected.
     """
-    batch, _, height, width = logits.shape
+    height, width = logits.shape[-2:]
     cells = to_cells(logits[:, 0].float())
     log_positions = F.log_softmax(cells, dim=-1)
     race, uniform = _noise(cells, generator)

@@ -49,8 +49,10 @@ def epipolar_inliers(
 
     See `fit_epipolar` for the other arguments.
     """
-    limits = {"max_error": max_error, "max_iterations": max_iterations}
-    fits = [fit_epipolar(executor, *points, seed=seed + index, **limits) for index, points in enumerate(pairs)]
+    fits = [
+        fit_epipolar(executor, *points, max_error=max_error, seed=seed + index, max_iterations=max_iterations)
+        for index, points in enumerate(pairs)
+    ]
     return [fit.result().inliers for fit in fits]
 
 
