@@ -79,7 +79,7 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
         if not Path(config_dir).is_dir():
             raise FileNotFoundError(f"{config_dir}: no such folder of presets")
         settings = [*settings, f"hydra.searchpath=[pkg://{CONF}]"]
-        folder = hydra.initialize_config_dir(str(Path(config_dir).resolve()), version_base=None)
+        folder: Any = hydra.initialize_config_dir(str(Path(config_dir).resolve()), version_base=None)
     elif preset not in presets():
         raise ValueError(f"--config-name {preset}: no such preset; there are {', '.join(presets())}")
     else:
