@@ -28,22 +28,37 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(url: str, path: Path) -> None:
+def fetch(url: str, path: Path, *, sha256: str = "") -> None:
     """Download `url` to `path` with a progress bar, whole or not at all, and record it.
+
+    Args:
+        url: what is fetched.
+        path: where it is kept; its folder is made.
+        sha256: how the file's SHA-256 must begin, in hexadecimal digits.
 
     Raises:
         OSError: the download failed; the message says where a file fetched by hand belongs.
+        ValueError: what arrived has another SHA-256; nothing is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(path) as temporary:
             _download(url, temporary, path.name)
+            if sha256:
+                check_sha256(temporary, sha256, name=url)
             _record(temporary, path, url)
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         reason = getattr(error, "reason", None) or error
         raise OSError(
             f"cannot download {url} ({reason}); fetch it by other means and put it at {path}, or give its path"
         ) from error
+
+
+def check_sha256(path: Path, prefix: str, *, name: str | None = None) -> None:
+    """Raise a `ValueError` that names the file, `name` if given, unless its SHA-256 begins with `prefix`."""
+    found = sha256_of(path)
+    if not found.startswith(prefix):
+        raise ValueError(f"{name or path}: its SHA-256 is {found}, but should begin with {prefix}; not the right file")
 
 
 def verify(path: Path) -> None:
