@@ -68,6 +68,8 @@ def test_the_collapse_is_told_from_the_two_curves(kind: str) -> None:
         ([40.0, 6.0, 40.0, 6.0, 41.0], [0.5, 0.8, 0.8, 0.8, 0.8]),  # one bad validation at a time
         ([40.0, 20.0, 20.0, 20.0, 20.0], [0.5, 0.5, 0.4, 0.3, 0.55]),  # both fall: bad, but no reward for nothing
         ([40.0, 39.0, 37.0, 38.0, 36.0], [0.5, 0.6, 0.7, 0.8, 0.9]),  # a little lower
+        ([0.0, 0.0, 0.0, 0.0, 0.0], [0.1, 0.3, 0.5, 0.7, 0.9]),  # nothing to fall from yet
+        ([1.5, 0.2, 0.1, 0.2, 0.3], [0.1, 0.3, 0.5, 0.7, 0.9]),
     ],
 )
 def test_other_falls_are_no_collapse(validations: list[float], ratios: list[float]) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 INLIER_RATIO = "inlier_ratio/"
 """Training figures with names that begin so are watched; negative pairs' inliers are mistakes, and left out."""
 
+SMALLEST_FALL = 2.0
+"""Percentage points; less is noise while the validation is still near 0."""
+
 
 @dataclass(frozen=True)
 class WatchConfig:
@@ -109,7 +112,7 @@ class Watch:
 
     def _risen(self, validation: float, ratios: Mapping[str, float]) -> list[str]:
         """The training ratios that have risen since the best validation, if this one has fallen."""
-        if not validation <= (1 - self.config.collapse_fall) * self.best:
+        if not validation < min((1 - self.config.collapse_fall) * self.best, self.best - SMALLEST_FALL):
             return []
         return [
             name
@@ -125,7 +128,7 @@ class Watch:
         )
         return (
             f"step {step}: the validation fell from {self.best:.1f} at step {self.best_step} to {validation:.1f}, "
-            f"while {rises}: the network is paid for matches that are not right, such as matches that do not move, or it "
-            f"knows its photos by heart. Use the weights of step {self.best_step}, and train anew with more negative "
-            "pairs (data.negative_share), objective.min_motion above 0, or more photos"
+            f"while {rises}: the network is paid for matches that are not right, such as matches that do not move, or "
+            f"it knows its photos by heart. Use the weights of step {self.best_step}, and train anew with more "
+            "negative pairs (data.negative_share), objective.min_motion above 0, or more photos"
         )
