@@ -1,6 +1,7 @@
 """The policy: one keypoint proposed in every 8×8 cell of the score map, then accepted or rejected."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,7 @@ from torch import Tensor
 CELL = 8
 
 
-@dataclass(frozen=True)
-class CellSamples:
+class CellSamples(NamedTuple):
     """What the policy drew for B images of N cells each, row by row.
 
     Attributes:
@@ -37,23 +37,27 @@ def to_cells(maps: Tensor) -> Tensor:
     return cells.reshape(batch, -1, CELL * CELL)
 
 
-def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, border: int = 16) -> CellSamples:
+def sample_cells(
+    logits: Tensor, valid: Tensor, generator: torch.Generator | Sequence[torch.Generator], border: int = 16
+) -> CellSamples:
     """Draw position ~ Categorical(64 logits) and acceptance ~ Bernoulli(logit of the drawn pixel) in every cell.
 
     Args:
         logits: B×1×H×W score maps, H and W multiples of 8.
         valid: B×H×W bool, False on padding.
-        generator: source of randomness, on the device of `logits`.
+        generator: source of randomness, on the device of `logits`; or one for each image, so that what an image draws
+            does not depend on the images beside it.
         border: keypoints nearer than this many pixels to the image border are not selected.
     """
-    batch, _, height, width = logits.shape
+    height, width = logits.shape[-2:]
     cells = to_cells(logits[:, 0].float())
     log_positions = F.log_softmax(cells, dim=-1)
-    positions = log_positions.detach().exp()
-    choice = torch.multinomial(positions.flatten(0, 1), 1, generator=generator).reshape(batch, -1, 1)
+    race, uniform = _noise(cells, generator)
+    # The least of exponential waiting times with rates p is number k with probability p_k.
+    choice = (log_positions.detach().exp() / race).argmax(dim=-1, keepdim=True)
     chosen = cells.gather(-1, choice)[..., 0]
     acceptance = torch.sigmoid(chosen)
-    accepted = torch.rand(chosen.shape, generator=generator, device=chosen.device) < acceptance.detach()
+    accepted = uniform < acceptance.detach()
     log_accept = torch.where(accepted, F.logsigmoid(chosen), F.logsigmoid(-chosen))
 
     keypoints = _cell_origins(height, width, logits.device) + torch.cat([choice % CELL, choice // CELL], dim=-1)
@@ -67,6 +71,15 @@ def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, bord
         selected=accepted & interior,
         inside=to_cells(valid).all(dim=-1),
     )
+
+
+def _noise(cells: Tensor, generator: torch.Generator | Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    """Exponential noise B×N×64 and uniform noise B×N for B×N×64 `cells`."""
+    if isinstance(generator, torch.Generator):
+        uniform = torch.rand(cells.shape[:2], generator=generator, device=cells.device)
+        return torch.empty_like(cells).exponential_(generator=generator), uniform
+    races, uniforms = zip(*(_noise(image[None], own) for image, own in zip(cells, generator, strict=True)), strict=True)
+    return torch.cat(races), torch.cat(uniforms)
 
 
 def _cell_origins(height: int, width: int, device: torch.device) -> Tensor:
