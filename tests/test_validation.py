@@ -30,7 +30,7 @@ from ripe.training.config import ObjectiveConfig, WarpConfig
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs
 from ripe.training.own_photos import Difference, difference, write_report
 from ripe.training.pairs import PairBatch
-from ripe.training.step import Policy, compute_loss
+from ripe.training.step import Policy, Tally, compute_loss
 from ripe.training.validation import (
     EpipolarAgreement,
     KnownGeometry,
@@ -140,11 +140,11 @@ def test_a_network_is_validated_without_labels(validation: Validation, model: RI
     state = torch.random.get_rng_state()
     figures = validation(model, 100)
     assert torch.equal(torch.random.get_rng_state(), state)
-    names = {name.rpartition("/")[2] for name in figures if name.startswith("validation/views/")}
+    names = {name.rpartition("/")[2] for name in figures if name.startswith("views/")}
     assert names == {"auc@1px", "auc@3px", "auc@5px", "right_matches", "matches", "repeatability"}
-    areas = [figures[f"validation/views/auc@{limit}px"] for limit in (1, 3, 5)]
-    expected = (np.mean(areas) + 100 * figures["validation/real/inlier_share"]) / 2
-    assert figures["validation"] == pytest.approx(expected)
+    areas = [figures[f"views/auc@{limit}px"] for limit in (1, 3, 5)]
+    expected = (np.mean(areas) + 100 * figures["real/inlier_share"]) / 2
+    assert figures["score"] == pytest.approx(expected)
     assert validation(model, 200) == figures
 
 
@@ -219,21 +219,22 @@ def test_a_network_that_codes_positions_is_found_out(
     )
     objective = ObjectiveConfig(min_motion=0.0, border=0)
 
-    def train_step(network: RIPE, step: int) -> dict[str, float]:
+    def train_step(network: RIPE, step: int) -> Tally:
         policy = Policy(network, border=0)
         generator = torch.Generator().manual_seed(step)
         output = policy(batch.images.float() / 255, batch.valid, batch.H_0to1, generator)
         with ThreadPoolExecutor(1) as executor:
-            return compute_loss(output, batch, objective, progress=0.5, seed=step, executor=executor).figures
+            return compute_loss(output, batch, objective, progress=0.5, seeds=[step], executor=executor).tally
 
     good = ripe.load("compact", device="cpu")
     collapsed = RIPE("compact", good.net, PositionHead(), good.detection)
     watch = Watch()
     answers = []
     for step, network in enumerate([good, collapsed, collapsed]):
+        training = Tally()
         for repeat in range(3):
-            watch.observe(train_step(network, 10 * step + repeat))
-        answers.append(watch.validated(step, validation(network, step)["validation"]))
+            training.merge(train_step(network, 10 * step + repeat))
+        answers.append(watch(step, validation(network, step), training.figures()))
     assert answers[:2] == [None, None]
     assert answers[2] is not None
     assert "at step 0" in answers[2]

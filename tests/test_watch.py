@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +18,8 @@ def run(watch: Watch, validations: Sequence[float], ratios: Sequence[float], kin
     """The watch's answers to a made run with 10 steps between validations."""
     answers = []
     for index, (validation, ratio) in enumerate(zip(validations, ratios, strict=True), 1):
-        for wobble in np.linspace(-0.05, 0.05, 10):
-            watch.observe({f"inlier_ratio/{kind}": ratio + wobble, "inlier_ratio/negative": 0.9, "loss/total": -ratio})
-        answers.append(watch.validated(10 * index, validation))
+        training = {f"inlier_ratio/{kind}": ratio, "inlier_ratio/negative": 0.9, "loss/total": -ratio}
+        answers.append(watch(10 * index, {"score": validation, "views/matches": 100.0}, training))
     return answers
 
 
@@ -103,15 +101,14 @@ def test_a_watch_that_is_put_down_and_taken_up_again_answers_the_same(
         if index == cut:
             second.load_state_dict(first.state_dict())
         for watch, said in ((whole, answers), (current, parts)):
-            watch.observe({"inlier_ratio/self": ratio})
-            said.append(watch.validated(index, validation))
+            said.append(watch(index, {"score": validation}, {"inlier_ratio/self": ratio}))
     assert answers == parts
 
 
 def test_the_state_goes_through_a_checkpoint(tmp_path) -> None:  # type: ignore[no-untyped-def]
     watch = Watch()
     run(watch, RISING[:3], [0.2, 0.3, 0.4])
-    watch.observe({"inlier_ratio/real": torch.tensor(0.7).item()})
+    watch(40, {"score": np.float64(30.0)}, {"inlier_ratio/real": np.float32(0.7)})  # type: ignore[dict-item]
     save_checkpoint({"watch": watch.state_dict()}, tmp_path / "a.pt")
     again = Watch()
     again.load_state_dict(load_checkpoint(tmp_path / "a.pt")["watch"])

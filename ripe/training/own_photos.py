@@ -22,6 +22,7 @@ from ripe.training.validation import (
     Rival,
     Validation,
     baseline_rival,
+    mean_figure,
     model_rival,
 )
 
@@ -32,7 +33,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one extractor's `validation` exceeds another's, in percentage points.
+    """By how much one extractor's score exceeds another's, in percentage points.
 
     Attributes:
         value: over all pairs.
@@ -98,9 +99,15 @@ def write_report(weights: Path, validation: Validation, output: Path, device: st
     text = markdown(validation, outcomes, verdicts, usage(weights))
     with replacing(output / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    lines = ["On photos that the training did not see, the new weights are", *verdicts, "To use them:", *usage(weights)]
-    indented = [line if line.endswith((":", "are")) else f"  {line}" for line in lines]
-    return "\n".join([*indented, f"The whole report: {output / REPORT}"])
+    return "\n".join(
+        [
+            "On photos that the training did not see, the new weights are",
+            *(f"  {verdict}" for verdict in verdicts),
+            "To use them:",
+            *(f"  {line}" for line in usage(weights)),
+            f"The whole report: {output / REPORT}",
+        ]
+    )
 
 
 def usage(weights: Path) -> list[str]:
@@ -116,15 +123,14 @@ def markdown(
     validation: Validation, outcomes: Mapping[str, Sequence[Outcome]], verdicts: Sequence[str], use: Sequence[str]
 ) -> str:
     """The whole report."""
-    figures = {name: float(np.mean([each.figure for each in found])) for name, found in outcomes.items()}
     lines = ["# New weights on held-back photos", "", "The new weights are", ""]
     lines += [*(f"- {verdict}" for verdict in verdicts), ""]
     lines += [
-        "in `validation`, the mean of what the tables below say of each set, measured without labels on photos that "
+        "in the score, the mean of what the tables below say of each set, measured without labels on photos that "
         "the training did not see. Self-made views differ by a plane's homography, which suits SIFT; real pairs tell "
         "more about your photos, but a share of agreeing matches says nothing of how many there are.",
         "",
-        *_table(["extractor", "validation"], [[name, f"{value:.1f}"] for name, value in figures.items()]),
+        *_table(["extractor", "score"], [[name, f"{mean_figure(found):.1f}"] for name, found in outcomes.items()]),
         "",
     ]
     for index, measure in enumerate(validation.measures):

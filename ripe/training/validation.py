@@ -1,4 +1,4 @@
-"""How good a network is while it trains, in one number by which checkpoints are chosen: `validation`, in percent.
+"""How good a network is while it trains, in one number by which checkpoints are chosen: the score, in percent.
 
 It is the mean over all sets of pairs of each set's own figure. Of pairs with known geometry (annotated ones, or views
 that were made of held-back photos) that is the mean of the areas under the recall curve up to the protocol's limits; of
@@ -39,24 +39,12 @@ from ripe.pretrained import weights_hash
 from ripe.training import held_back
 from ripe.training.config import WarpConfig
 
-VALIDATION = "validation"
+SCORE = "score"
 REPEATABILITY_AT = 3  # pixels
 REAL_RESIZING = protocol.Resizing("long", 640, enlarge=False)
 
 Rival = Callable[[protocol.Protocol], Candidate]
 """Makes an extractor for a protocol: with its number of keypoints, and its threshold for the published network."""
-
-
-class Validator(Protocol):
-    """What the training loop calls now and then."""
-
-    def __call__(self, model: RIPE, step: int) -> dict[str, float]:
-        """Figures by name, `validation` among them: in percent, higher is better."""
-        ...
-
-    def picture(self, model: RIPE) -> np.ndarray:
-        """H×W×3 uint8 RGB: matches of a pair that is the same at every call."""
-        ...
 
 
 def model_rival(name: str, model: RIPE) -> Rival:
@@ -102,6 +90,11 @@ class Outcome:
     def figure(self) -> float:
         """In percent, higher is better."""
         return self.total(list(self.values.values()))
+
+
+def mean_figure(outcomes: Sequence[Outcome]) -> float:
+    """The score: the mean of the figures of all sets."""
+    return float(np.mean([outcome.figure for outcome in outcomes]))
 
 
 class Measure(Protocol):
@@ -255,7 +248,9 @@ class EpipolarAgreement:
 
 
 class Validation:
-    """A `Validator` of some measures."""
+    """A validator of the training loop (see `ripe.training.hooks`): the mean of some measures."""
+
+    main = SCORE
 
     def __init__(self, measures: Sequence[Measure]) -> None:
         if not measures:
@@ -263,11 +258,11 @@ class Validation:
         self.measures = list(measures)
 
     def __call__(self, model: RIPE, step: int) -> dict[str, float]:
-        """Figures of a network: `validation` and `validation/<set>/<figure>`; the step does not matter."""
+        """Figures of a network: `score` and `<set>/<figure>`; the step does not matter."""
         outcomes = self.outcomes(model_rival("network", model))
-        figures = {VALIDATION: float(np.mean([outcome.figure for outcome in outcomes]))}
+        figures = {SCORE: mean_figure(outcomes)}
         for measure, outcome in zip(self.measures, outcomes, strict=True):
-            figures |= {f"{VALIDATION}/{measure.name}/{name}": value for name, value in outcome.figures.items()}
+            figures |= {f"{measure.name}/{name}": value for name, value in outcome.figures.items()}
         return figures
 
     def picture(self, model: RIPE) -> np.ndarray:

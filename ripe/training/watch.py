@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ripe.training.validation import SCORE
+
 INLIER_RATIO = "inlier_ratio/"
-"""Training figures with names that begin so are watched; negative pairs' inliers are mistakes, and left out."""
+"""Training figures with names that begin so are watched."""
 
 SMALLEST_FALL = 2.0
 """Percentage points; less is noise while the validation is still near 0."""
@@ -19,7 +21,7 @@ SMALLEST_FALL = 2.0
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """When a run is ended; validations are in percent, inlier ratios in 0..1.
+    """When a run is ended; scores are in percent, inlier ratios in 0..1.
 
     Attributes:
         patience: so many validations in a row may go by without a rise; 0 never ends a run for that.
@@ -46,7 +48,7 @@ class WatchConfig:
 
 @dataclass
 class Watch:
-    """The state of the watch, fed with every training step's figures and every validation.
+    """A watch of the training loop (see `ripe.training.hooks`), called after every validation.
 
     Attributes:
         config: when to end a run.
@@ -56,7 +58,6 @@ class Watch:
         raised: last validation that counted as a rise.
         flat: validations since then.
         parted: validations in a row that have parted from training.
-        sums: count and sum of the training's inlier ratios since the last validation, by name.
     """
 
     config: WatchConfig = field(default_factory=WatchConfig)
@@ -66,34 +67,26 @@ class Watch:
     raised: float = -math.inf
     flat: int = 0
     parted: int = 0
-    sums: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def observe(self, figures: Mapping[str, float]) -> None:
-        """Take note of a training step's figures."""
-        for name, value in figures.items():
-            if name.startswith(INLIER_RATIO) and name != f"{INLIER_RATIO}negative" and math.isfinite(value):
-                count, total = self.sums.get(name, (0, 0.0))
-                self.sums[name] = (count + 1, total + float(value))
-
-    def validated(self, step: int, validation: float) -> str | None:
+    def __call__(self, step: int, validation: Mapping[str, float], training: Mapping[str, float]) -> str | None:
         """Take note of a validation; why the run should end now, or None.
 
         Args:
             step: that the validation is of.
-            validation: in percent, higher is better; NaN counts as no rise.
+            validation: figures, with the score in percent; higher is better, and NaN counts as no rise.
+            training: means of the training's figures since the last validation.
         """
-        validation = float(validation)  # plain, so that checkpoints can hold it
-        ratios = {name: total / count for name, (count, total) in self.sums.items()}
-        self.sums = {}
-        if validation > self.best:
-            self.best, self.best_step, self.best_ratios = validation, step, ratios
+        ratios = {name: float(value) for name, value in training.items() if _is_earned(name)}
+        score = float(validation[SCORE])
+        if score > self.best:
+            self.best, self.best_step, self.best_ratios = score, step, ratios
         self.flat += 1
-        if validation > self.raised + self.config.min_rise:
-            self.raised, self.flat = validation, 0
-        risen = self._risen(validation, ratios)
+        if score > self.raised + self.config.min_rise:
+            self.raised, self.flat = score, 0
+        risen = self._risen(score, ratios)
         self.parted = self.parted + 1 if risen else 0
         if 0 < self.config.collapse_patience <= self.parted:
-            return self._collapse(step, validation, ratios, risen)
+            return self._collapse(step, score, ratios, risen)
         if 0 < self.config.patience <= self.flat:
             return (
                 f"step {step}: the validation has not risen by {self.config.min_rise:g} in {self.flat} validations; "
@@ -110,9 +103,9 @@ class Watch:
         for key in self.state_dict():
             setattr(self, key, state[key])
 
-    def _risen(self, validation: float, ratios: Mapping[str, float]) -> list[str]:
+    def _risen(self, score: float, ratios: Mapping[str, float]) -> list[str]:
         """The training ratios that have risen since the best validation, if this one has fallen."""
-        if not validation < min((1 - self.config.collapse_fall) * self.best, self.best - SMALLEST_FALL):
+        if not score < min((1 - self.config.collapse_fall) * self.best, self.best - SMALLEST_FALL):
             return []
         return [
             name
@@ -120,15 +113,20 @@ class Watch:
             if name in self.best_ratios and value >= self.best_ratios[name] + self.config.collapse_rise
         ]
 
-    def _collapse(self, step: int, validation: float, ratios: Mapping[str, float], risen: list[str]) -> str:
+    def _collapse(self, step: int, score: float, ratios: Mapping[str, float], risen: list[str]) -> str:
         rises = " and ".join(
             f"the inlier ratio of {name.removeprefix(INLIER_RATIO)} pairs in training rose from "
             f"{self.best_ratios[name]:.2f} to {ratios[name]:.2f}"
             for name in risen
         )
         return (
-            f"step {step}: the validation fell from {self.best:.1f} at step {self.best_step} to {validation:.1f}, "
+            f"step {step}: the validation fell from {self.best:.1f} at step {self.best_step} to {score:.1f}, "
             f"while {rises}: the network is paid for matches that are not right, such as matches that do not move, or "
             f"it knows its photos by heart. Use the weights of step {self.best_step}, and train anew with more "
             "negative pairs (data.negative_share), objective.min_motion above 0, or more photos"
         )
+
+
+def _is_earned(name: str) -> bool:
+    """Whether a training figure is a ratio of inliers that earn rewards; those of negative pairs are mistakes."""
+    return name.startswith(INLIER_RATIO) and name != f"{INLIER_RATIO}negative"
