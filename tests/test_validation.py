@@ -26,10 +26,10 @@ from ripe.geometry.homography import apply_homography
 from ripe.images import read_image
 from ripe.model import RIPE
 from ripe.networks.dense import DescriptorHead
-from ripe.training.config import ObjectiveConfig, WarpConfig
+from ripe.training.config import DataConfig, ObjectiveConfig, WarpConfig
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs
 from ripe.training.own_photos import Difference, difference, write_report
-from ripe.training.pairs import PairBatch
+from ripe.training.pairs import PairBatch, split_own
 from ripe.training.step import Policy, Tally, compute_loss
 from ripe.training.validation import (
     EpipolarAgreement,
@@ -263,15 +263,29 @@ def test_a_damaged_photo_of_an_annotated_pair_ends_no_run(tmp_path: Path) -> Non
     assert homographies.picture(baseline_rival("sift")).ndim == 3
 
 
-def test_imw2020_is_taken_where_it_is_present(tmp_path: Path) -> None:
-    data, pairs = tmp_path / "data", tmp_path / "pairs"
+def test_the_validation_of_a_run_is_found(tmp_path: Path) -> None:
+    data, pairs, mine = tmp_path / "data", tmp_path / "pairs", tmp_path / "mine"
+    views = tmp_path / "views"
     write_annotated(pairs)
-    assert find_validation(data, None) is None
-    found = find_validation(data, pairs)
+    public = DataConfig(sets={"megadepth": 1.0}, dir=data)
+    assert find_validation(public, 0, views) is None
+    found = find_validation(public, 0, views, pairs=pairs)
     assert found is not None
     assert [measure.name for measure in found.measures] == ["homography", "pose"]
+    for scene in ("a", "b", "c", "d", "e", "f"):
+        (mine / scene).mkdir(parents=True)
+        for index, pixels in enumerate(two_views()):
+            Image.fromarray(pixels).save(mine / scene / f"{index}.jpg")
+    found = find_validation(DataConfig(root=mine), 0, views)
+    assert found is not None
+    known, real = found.measures
+    assert (known.name, len(known.pairs.pairs)) == ("views", 48)  # type: ignore[attr-defined]
+    training = {scene.folder for scene in split_own(DataConfig(root=mine), 0)[0]}
+    held_back = {photo.parent for pair in real.pairs for photo in pair}  # type: ignore[attr-defined]
+    assert held_back
+    assert training.isdisjoint(held_back)
     write_imw(data)
-    found = find_validation(data, pairs)
+    found = find_validation(public, 0, views)
     assert found is not None
     (measure,) = found.measures
     assert isinstance(measure, KnownGeometry)

@@ -37,7 +37,8 @@ from ripe.model import RIPE
 from ripe.objective.inliers import hardly_moves
 from ripe.pretrained import weights_hash
 from ripe.training import held_back
-from ripe.training.config import WarpConfig
+from ripe.training.config import DataConfig, WarpConfig
+from ripe.training.pairs import split_own
 
 SCORE = "score"
 REPEATABILITY_AT = 3  # pixels
@@ -294,18 +295,31 @@ def annotated_validation(benchmark: str, folder: Path, max_pairs: int | None = N
     )
 
 
-def find_validation(data: Path | None, pairs: Path | None, max_pairs: int | None = None) -> Validation | None:
-    """Validation on IMW2020-val if it is in the data folder, else on a folder of annotated pairs if one is given.
+def find_validation(
+    data: DataConfig, seed: int, folder: Path, *, pairs: Path | None = None, max_pairs: int | None = None
+) -> Validation | None:
+    """The validation of a run: on `pairs` if given, else on one's own photos that are held back, else on IMW2020-val.
 
     Args:
-        data: the data folder; the usual one (`DATA_DIR`) if None.
+        data: the run's photos.
+        seed: the run's.
+        folder: see `held_back_validation`.
         pairs: a folder of annotated pairs.
         max_pairs: see `annotated_validation`.
+
+    Returns:
+        None if there are no such pairs, no photo is held back, and IMW2020-val is not in the data folder.
     """
-    imw = (data_dir() if data is None else data) / SOURCES["imw2020"].folder
-    if (imw / "dataset.json").is_file():
-        return annotated_validation("imw2020", imw, max_pairs)
-    return None if pairs is None else annotated_validation("pairs", pairs, max_pairs)
+    if pairs is not None:
+        return annotated_validation("pairs", pairs, max_pairs)
+    held = split_own(data, seed)[1]
+    if held:
+        by_scene = {scene: [scene.path(index) for index in range(len(scene))] for scene in held}
+        scenes = [photos for scene, photos in by_scene.items() if scene.pairable]
+        photos = [photo for photos in by_scene.values() for photo in photos]
+        return held_back_validation(scenes, photos, folder, warp=data.warp, seed=seed)
+    imw = (data_dir() if data.dir is None else data.dir) / SOURCES["imw2020"].folder
+    return annotated_validation("imw2020", imw, max_pairs) if (imw / "dataset.json").is_file() else None
 
 
 def held_back_validation(
