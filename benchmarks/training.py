@@ -1,14 +1,15 @@
 """Time and memory of a training step, ours beside a plain implementation of the published objective, in one run.
 
     python benchmarks/training.py --case compact --repeats 7
-    python benchmarks/training.py --case vgg_hyper --repeats 2 --pairs 1
-    python benchmarks/training.py --case vgg_hyper --pairs 6 --device cuda --precision bf16-mixed
+    python benchmarks/training.py --case vgg_hyper --pairs 6 --loss-only
+    python benchmarks/training.py --case vgg_hyper --pairs 6 --device cuda
 
 Both take the same batch of real photos, the same network with the same random weights (hardly a match is right, as
-early in training) and the same precision, and compute the published objective; ours in channels-last memory. Steps are
-taken in turn, so that both meet the same machine; times are medians, ratios are medians of the ratios of each round.
-Memory of the loss part is the growth of a fresh process's resident memory (on a GPU, of PyTorch's allocations) while it
-matches, judges and computes the loss and its gradient of stored keypoints and descriptors. Prints Markdown.
+early in training) and the same precision, and compute the published objective; ours in channels-last memory. The loss
+part is matching, judging, the loss and its gradient by keypoints' log-probabilities and descriptors, which are stored
+before. Both take turns, so that they meet the same machine; times are medians, ratios are medians of the ratios of each
+round. Memory is the growth of a fresh process's resident memory (on a GPU, of PyTorch's allocations) over the loss
+part. Prints Markdown.
 """
 
 import argparse
@@ -21,8 +22,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import cv2
 import plain_objective as plain
@@ -39,7 +42,7 @@ from ripe.training.pairs import PairBatch, ScenePairs, collate
 from ripe.training.presets import compose
 from ripe.training.step import Policy, PolicyOutput, compute_loss
 
-SEED = 3
+SEED = 10  # half of the pairs are positive
 PROGRESS = 0.5  # of the run: the penalties are in full force
 
 
@@ -57,6 +60,7 @@ CASES = {
     "compact": Case("compact", "crop", 256, 8),
     "vgg_hyper": Case("vgg_hyper", "letterbox", 560, 1),
 }
+PHASES = ("forward", "judge", "loss", "backward", "update")
 Clock = Callable[[str], None]
 """Ends the phase of this name."""
 
@@ -131,17 +135,8 @@ class OurStep(Step):
         return self.policy(images, batch.valid.to(self.device), batch.H_0to1.to(self.device), self.generator())
 
     def loss(self, output: PolicyOutput, batch: PairBatch, clock: Clock) -> Tensor:
-        """`compute_loss`; judging is booked apart by its own clock."""
-        terms = compute_loss(
-            output,
-            batch,
-            self.objective,
-            progress=PROGRESS,
-            seeds=range(len(batch)),
-            executor=self.executor,
-        )
-        clock(f"judge={terms.judge_seconds}")
-        return terms.total
+        """See `our_loss`."""
+        return our_loss(output, batch, clock, objective=self.objective, executor=self.executor)
 
 
 class PlainStep(Step):
@@ -156,21 +151,36 @@ class PlainStep(Step):
         return PolicyOutput(samples, descriptors.unbind(), nothing, (), nothing)
 
     def loss(self, output: PolicyOutput, batch: PairBatch, clock: Clock) -> Tensor:
-        """`plain_objective.loss` with the time of RANSAC booked apart."""
-        seconds = 0.0
-        ransac = plain.ransac(plain.Weights().inlier_threshold)
+        """See `plain_loss`."""
+        return plain_loss(output, batch, clock)
 
-        def judge(points0: Tensor, points1: Tensor) -> Tensor:
-            nonlocal seconds
-            started = time.perf_counter()
-            inliers = ransac(points0, points1)
-            seconds += time.perf_counter() - started
-            return inliers
 
-        first, second = views(output)
-        total = plain.loss(first, second, batch.positive.tolist(), judge, plain.Weights())
-        clock(f"judge={seconds}")
-        return total
+def our_loss(
+    output: PolicyOutput, batch: PairBatch, clock: Clock, *, objective: ObjectiveConfig, executor: ThreadPoolExecutor
+) -> Tensor:
+    """`compute_loss`; the time that judging takes is booked apart."""
+    seeds = range(len(batch))
+    terms = compute_loss(output, batch, objective, progress=PROGRESS, seeds=seeds, executor=executor)
+    clock(f"judge={terms.judge_seconds}")
+    return terms.total
+
+
+def plain_loss(output: PolicyOutput, batch: PairBatch, clock: Clock) -> Tensor:
+    """`plain_objective.loss`; the time of RANSAC is booked apart."""
+    seconds = 0.0
+    ransac = plain.ransac(plain.Weights().inlier_threshold)
+
+    def judge(points0: Tensor, points1: Tensor) -> Tensor:
+        nonlocal seconds
+        started = time.perf_counter()
+        inliers = ransac(points0, points1)
+        seconds += time.perf_counter() - started
+        return inliers
+
+    first, second = views(output)
+    total = plain.loss(first, second, batch.positive.tolist(), judge, plain.Weights())
+    clock(f"judge={seconds}")
+    return total
 
 
 def views(output: PolicyOutput) -> tuple[list[plain.View], list[plain.View]]:
@@ -185,29 +195,36 @@ def views(output: PolicyOutput) -> tuple[list[plain.View], list[plain.View]]:
     return every[: len(every) // 2], every[len(every) // 2 :]
 
 
-def time_steps(
-    steps: dict[str, Step], batch: PairBatch, device: torch.device, repeats: int
+def in_turn(
+    calls: dict[str, Callable[[Clock], None]], device: torch.device, repeats: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Seconds of each phase, in rounds, after one step of each that does not count."""
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
-    for index in range(repeats + 1):
-        for name, step in steps.items():
+    """Seconds of each phase of each call, in rounds, after one round that does not count."""
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
             seconds: dict[str, float] = {}
-            before = time.perf_counter()
+            call(_clock(seconds, device))
+            rounds[name].append(seconds)
+    return {name: found[1:] for name, found in rounds.items()}
 
-            def clock(phase: str, seconds: dict[str, float] = seconds) -> None:
-                nonlocal before
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                now = time.perf_counter()
-                phase, _, apart = phase.partition("=")
-                seconds[phase] = float(apart) if apart else now - before
-                before = before + float(apart) if apart else now
 
-            step(batch, clock)
-            if index > 0:
-                rounds[name].append(seconds)
-    return rounds
+def _clock(seconds: dict[str, float], device: torch.device) -> Clock:
+    before = time.perf_counter()
+
+    def clock(phase: str) -> None:
+        nonlocal before
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        phase, _, apart = phase.partition("=")
+        if apart:  # a part of the phase that ends next
+            seconds[phase] = float(apart)
+            before += float(apart)
+        else:
+            now = time.perf_counter()
+            seconds[phase] = now - before
+            before = now
+
+    return clock
 
 
 def loss_memory(name: str, folder: Path, device: torch.device) -> float:
@@ -218,32 +235,37 @@ def loss_memory(name: str, folder: Path, device: torch.device) -> float:
 
 def print_own_loss_memory(name: str, folder: Path, device: torch.device) -> None:
     """The subprocess of `loss_memory`."""
-    stored = torch.load(folder / "output.pt", map_location=device, weights_only=True)
-    batch = PairBatch(**stored["batch"])
-    objective = ObjectiveConfig(**json.loads((folder / "objective.json").read_text()))
-    step = Step.__new__(OurStep if name == "ours" else PlainStep)
-    if isinstance(step, OurStep):
-        step.objective, step.executor = objective, ThreadPoolExecutor()
-
-    def run(cells: int) -> None:
-        output = leaves(stored["output"], cells)
-        step.loss(output, batch, lambda _: None).backward()
-
-    run(100)  # so that libraries are loaded, and their own buffers made
+    part = LossPart(folder, device)
+    part(name, 100)  # so that libraries are loaded, and their own buffers made
     with peak(device) as megabytes:
-        run(sys.maxsize)
+        part(name)
     print(megabytes[0])
 
 
-def leaves(stored: dict, cells: int) -> PolicyOutput:
+class LossPart:
+    """The loss part of a step on what `store` wrote."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.stored = torch.load(folder / "output.pt", map_location=device, weights_only=True)
+        self.batch = PairBatch(**self.stored["batch"])
+        objective = ObjectiveConfig(**json.loads((folder / "objective.json").read_text()))
+        executor = ThreadPoolExecutor()
+        self.losses = {"ours": partial(our_loss, objective=objective, executor=executor), "plain": plain_loss}
+
+    def __call__(self, name: str, cells: int = sys.maxsize, clock: Clock = lambda _: None) -> None:
+        """Loss and gradient of the first cells of every view."""
+        self.losses[name](leaves(self.stored, cells), self.batch, clock).backward()
+        clock("loss part")
+
+
+def leaves(stored: dict[str, Any], cells: int) -> PolicyOutput:
     """The stored output of the first cells, with gradients to be found of log-probabilities and descriptors."""
-    samples = {key: value[:, :cells].clone() for key, value in stored["samples"].items()}
+    samples = {name: value[:, :cells].clone() for name, value in stored["samples"].items()}
     samples["log_probs"].requires_grad_(True)
     descriptors = stored["descriptors"][:, :cells].clone().requires_grad_(True)
-    there = stored["visible"][:, :cells]
-    return PolicyOutput(
-        CellSamples(**samples), descriptors.unbind(), stored["warped"][:, :cells], descriptors.unbind(), there
-    )
+    nowhere = torch.full_like(samples["keypoints"], torch.nan)
+    unseen = torch.zeros_like(samples["inside"])
+    return PolicyOutput(CellSamples(**samples), descriptors.unbind(), nowhere, descriptors.unbind(), unseen)
 
 
 @contextmanager
@@ -269,36 +291,60 @@ def _status(key: str) -> int:
 
 
 def store(step: OurStep, batch: PairBatch, folder: Path) -> None:
-    """Write what the network gives for the batch, for `print_own_loss_memory`."""
+    """Write what the network gives for the batch, pair by pair to spare memory, and the objective."""
+    parts = []
     with torch.no_grad():
-        output = step.forward(batch.images.to(step.device).float() / 255, batch)
-    samples = {key: value.clone() for key, value in output.samples._asdict().items()}
-    kept = {"samples": samples, "descriptors": torch.stack(output.descriptors).float()}
-    kept |= {"warped": output.warped, "visible": output.visible}
-    torch.save({"batch": vars(batch), "output": kept}, folder / "output.pt")
+        for index in range(len(batch)):
+            views = [index, index + len(batch)]
+            single = replace(
+                batch,
+                images=batch.images[views],
+                valid=batch.valid[views],
+                positive=batch.positive[index : index + 1],
+                H_0to1=batch.H_0to1[index : index + 1],
+            )
+            with torch.autocast(step.device.type, dtype=torch.bfloat16, enabled=step.precision == "bf16-mixed"):
+                parts.append(step.forward(single.images.to(step.device).float() / 255, single))
+
+    def views_in_order(values: list[Tensor]) -> Tensor:
+        return torch.cat([value[side : side + 1] for side in (0, 1) for value in values])
+
+    fields = {
+        name: views_in_order([getattr(part.samples, name) for part in parts]) for name in parts[0].samples._fields
+    }
+    descriptors = views_in_order([torch.stack(part.descriptors) for part in parts]).float()
+    torch.save({"batch": vars(batch), "samples": fields, "descriptors": descriptors}, folder / "output.pt")
     (folder / "objective.json").write_text(json.dumps(vars(step.objective)))
 
 
-def print_tables(rounds: dict[str, list[dict[str, float]]], pairs: int, memory: dict[str, float]) -> None:
-    """Phases of a step, pairs per second, memory, and ratios."""
-    phases = ["forward", "judge", "loss", "backward", "update"]
-    print(f"| step | {' | '.join(f'{phase}, ms' for phase in phases)} | step, ms | pairs/s | loss part, MB |")
-    print(f"|{'---|' * (len(phases) + 4)}")
-    totals = {name: [sum(seconds.values()) for seconds in found] for name, found in rounds.items()}
+Rounds = dict[str, list[dict[str, float]]]
+
+
+def print_steps(rounds: Rounds, pairs: int) -> None:
+    """Where the time of a step goes."""
+    print(f"| step | {' | '.join(f'{phase}, ms' for phase in PHASES)} | step, ms | pairs/s |")
+    print(f"|{'---|' * (len(PHASES) + 3)}")
     for name, found in rounds.items():
-        cells = [f"{1e3 * statistics.median(seconds[phase] for seconds in found):.0f}" for phase in phases]
-        step = statistics.median(totals[name])
-        print(f"| {name} | {' | '.join(cells)} | {1e3 * step:.0f} | {pairs / step:.2f} | {memory[name]:.0f} |")
-    faster = statistics.median(theirs / ours for theirs, ours in zip(totals["plain"], totals["ours"], strict=True))
-    apart = {
-        name: [sum(seconds[phase] for phase in ("judge", "loss")) for seconds in found]
-        for name, found in rounds.items()
-    }
-    loss = statistics.median(theirs / ours for theirs, ours in zip(apart["plain"], apart["ours"], strict=True))
-    print(
-        f"\nOurs to plain: {faster:.1f} times the pairs per second; matching, judging and loss alone {loss:.1f} times "
-        f"as fast, in {memory['ours'] / memory['plain']:.3f} of the memory.\n"
-    )
+        cells = [f"{1e3 * statistics.median(seconds[phase] for seconds in found):.0f}" for phase in PHASES]
+        step = statistics.median(sum(seconds.values()) for seconds in found)
+        print(f"| {name} | {' | '.join(cells)} | {1e3 * step:.0f} | {pairs / step:.2f} |")
+    print(f"\nOurs makes {ratio(rounds):.1f} times as many pairs per second.\n")
+
+
+def print_loss_part(rounds: Rounds, memory: dict[str, float]) -> None:
+    """Time and memory of the loss part."""
+    print("| loss part | judge, ms | rest, ms | memory, MB |\n|---|---|---|---|")
+    for name, found in rounds.items():
+        judge, rest = (1e3 * statistics.median(seconds[p] for seconds in found) for p in ("judge", "loss part"))
+        print(f"| {name} | {judge:.0f} | {rest:.0f} | {memory[name]:.0f} |")
+    share = memory["ours"] / memory["plain"]
+    print(f"\nOurs is {ratio(rounds):.1f} times as fast in {share:.3f} of the memory.\n")
+
+
+def ratio(rounds: Rounds) -> float:
+    """Median over rounds of the plain one's time divided by ours."""
+    totals = {name: [sum(seconds.values()) for seconds in found] for name, found in rounds.items()}
+    return statistics.median(theirs / ours for theirs, ours in zip(totals["plain"], totals["ours"], strict=True))
 
 
 def main() -> None:
@@ -307,6 +353,7 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, default="compact")
     parser.add_argument("--pairs", type=int, help="of a batch")
     parser.add_argument("--size", type=int, help="side of the views, pixels")
+    parser.add_argument("--loss-only", action="store_true", help="not the step: where memory does not suffice for it")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -323,29 +370,35 @@ def main() -> None:
     case = CASES[arguments.case]
     case = replace(case, pairs=arguments.pairs or case.pairs, size=arguments.size or case.size)
     with TemporaryDirectory() as name:
-        measure(case, device, arguments.precision, arguments.repeats, Path(name))
+        measure(case, device, arguments.precision, arguments.repeats, Path(name), loss_only=arguments.loss_only)
 
 
-def measure(case: Case, device: torch.device, precision: str, repeats: int, folder: Path) -> None:
+def measure(case: Case, device: torch.device, precision: str, repeats: int, folder: Path, *, loss_only: bool) -> None:
     """One case."""
     write_photos(folder / "photos")
     pairs = ScenePairs(data_config(case, folder / "photos"), SEED, case.pairs)
     started = time.perf_counter()
     batch = collate([pairs[index] for index in range(case.pairs)])
     data = time.perf_counter() - started
-    steps: dict[str, Step] = {
-        "plain": PlainStep(case, device, precision),
-        "ours": OurStep(case, device, precision, published_objective()),
-    }
-    store(steps["ours"], batch, folder)  # type: ignore[arg-type]
+    ours = OurStep(case, device, precision, published_objective())
+    store(ours, batch, folder)
     print(
         f"{case.model}, {case.pairs} pairs of {case.size}×{case.size} pixels ({int(batch.positive.sum())} positive), "
         f"{precision}; {environment.hardware(device)}; PyTorch {torch.__version__}, commit {environment.commit()}\n"
     )
-    rounds = time_steps(steps, batch, device, repeats)
-    memory = {name: loss_memory(name, folder, device) for name in steps}
-    print_tables(rounds, case.pairs, memory)
-    print(f"Data: {1e3 * data:.0f} ms to make the batch in one process; workers do it beside the step.")
+    if not loss_only:
+        steps = {"plain": PlainStep(case, device, precision), "ours": ours}
+        calls = {name: partial(step, batch) for name, step in steps.items()}
+        print_steps(in_turn(calls, device, repeats), case.pairs)
+    part = LossPart(folder, device)
+    parts = {name: partial(_clocked, part, name) for name in ("plain", "ours")}
+    rounds = in_turn(parts, device, repeats)
+    print_loss_part(rounds, {name: loss_memory(name, folder, device) for name in parts})
+    print(f"The batch is made in {1e3 * data:.0f} ms by one process; in training, workers do that beside the step.\n")
+
+
+def _clocked(part: LossPart, name: str, clock: Clock) -> None:
+    part(name, clock=clock)
 
 
 if __name__ == "__main__":
