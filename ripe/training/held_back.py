@@ -9,10 +9,11 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ripe.drawing import save_picture
 from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_pairs
@@ -61,11 +62,15 @@ def write_view_pairs(photos: Sequence[Path], folder: Path, *, count: int, warp: 
     entries = []
     for index, photo in zip(range(count), itertools.cycle(photos)):
         try:
-            entry = _write_pair(photo, folder, f"{index:03}", warp, np.random.default_rng([seed, index]))
-        except (FileNotFoundError, ValueError) as error:
+            made = _make_pair(photo, warp, np.random.default_rng([seed, index]))
+        except (OSError, ValueError) as error:
             logger.warning("%s; it is left out of the validation", error)
-        else:
-            entries.append(entry | {"photo": photo.name})
+            continue
+        names = [f"{index:03}_{side}.png" for side in (0, 1)]
+        for name, view in zip(names, made.views, strict=True):
+            save_picture(view, folder / name)
+        points = {"points0": made.points0.tolist(), "points1": made.points1.tolist()}
+        entries.append({"name": f"{index:03}", "image0": names[0], "image1": names[1], "photo": photo.name, **points})
     if not entries:
         raise ValueError(f"none of {len(photos)} held-back photos could be made a pair of views of")
     with replacing(folder / PAIRS_FILE) as temporary:
@@ -92,32 +97,30 @@ def choose_real_pairs(scenes: Sequence[Sequence[Path]], count: int, seed: int) -
     return [pair for pair in in_turn if pair is not None][:count]
 
 
-def _write_pair(photo: Path, folder: Path, name: str, warp: WarpConfig, rng: np.random.Generator) -> dict[str, Any]:
+class _ViewPair(NamedTuple):
+    """Two views, S×S×3 uint8, and K×2 corresponding points."""
+
+    views: tuple[np.ndarray, np.ndarray]
+    points0: Tensor
+    points1: Tensor
+
+
+def _make_pair(photo: Path, warp: WarpConfig, rng: np.random.Generator) -> _ViewPair:
     image = as_rgb(photo)
     height, width = image.shape[1:]
     if max(height, width) > PHOTO_SIDE:
         image = resize(image, fit_long_side((height, width), PHOTO_SIDE))
     pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    views = self_pair(pixels, VIEW_SIZE, warp, rng)
-    relative = torch.from_numpy(views[1].homography @ np.linalg.inv(views[0].homography))
-    points0, points1 = _shared_points(relative, views[0].valid, views[1].valid)
-    if len(points0) < FEWEST_POINTS:
+    first, second = self_pair(pixels, VIEW_SIZE, warp, rng)
+    relative = torch.from_numpy(second.homography @ np.linalg.inv(first.homography))
+    points = _shared_points(relative, first.valid, second.valid)
+    if len(points[0]) < FEWEST_POINTS:
         raise ValueError(f"{photo}: two views of it hardly overlap")
-    names = [f"{name}_{side}.png" for side in (0, 1)]
-    for view, file in zip(views, names, strict=True):
-        save_picture(photometric(view.image, LIGHT * warp.photometric, rng), folder / file)
-    return {
-        "name": name,
-        "image0": names[0],
-        "image1": names[1],
-        "points0": points0.tolist(),
-        "points1": points1.tolist(),
-    }
+    light = LIGHT * warp.photometric
+    return _ViewPair((photometric(first.image, light, rng), photometric(second.image, light, rng)), *points)
 
 
-def _shared_points(
-    homography: torch.Tensor, valid0: np.ndarray, valid1: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _shared_points(homography: Tensor, valid0: np.ndarray, valid1: np.ndarray) -> tuple[Tensor, Tensor]:
     """Points of a grid on the first view, and where they are in the second, if both views show them."""
     places = (torch.arange(GRID, dtype=torch.float64) + 0.5) * VIEW_SIZE / GRID - 0.5
     points0 = torch.stack(torch.meshgrid(places, places, indexing="xy"), dim=-1).reshape(-1, 2)

@@ -24,7 +24,8 @@ class WatchConfig:
     """When a run is ended; scores are in percent, inlier ratios in 0..1.
 
     Attributes:
-        patience: so many validations in a row may go by without a rise; 0 never ends a run for that.
+        patience: so many validations in a row may go by without a rise; 0 never ends a run for that. Scores rise once
+            more when the learning rate falls at the end of a run, so little patience costs accuracy.
         min_rise: a validation counts as a rise if it exceeds the last one that counted by this much.
         collapse_fall: a validation below the best one by this share of it has fallen, ...
         collapse_rise: ... and the two part ways if the inlier ratio of some kind of training pairs has meanwhile risen
