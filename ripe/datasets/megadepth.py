@@ -54,7 +54,7 @@ def read_all(folder: Path) -> list[Scene]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [_scene(folder, name, content[name]) for name in sorted(content)]
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not DISK's layout ({type(error).__name__}: {error})") from error
 
 

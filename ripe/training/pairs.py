@@ -230,7 +230,13 @@ def pair_batches(
         prefetch_factor=4 if config.workers > 0 else None,
         worker_init_fn=_single_threaded,
     )
-    return iter(loader)
+    # Workers are forked here. OpenCV's idle threads would not come along, and the child would wait for them forever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _single_threaded(_worker: int) -> None:
