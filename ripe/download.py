@@ -55,7 +55,7 @@ def fetch_text(url: str) -> str:
         with urllib.request.urlopen(_request(url), timeout=TIMEOUT_SECONDS) as response:
             return response.read().decode("utf-8", errors="replace")
     except NETWORK_ERRORS as error:
-        raise OSError(f"cannot read {url} ({getattr(error, 'reason', None) or error})") from error
+        raise OSError(f"cannot read {url} ({error})") from error
 
 
 def fetch_resumable(
@@ -84,13 +84,13 @@ def fetch_resumable(
             _download_rest(url, part, path.name)
             break
         except NETWORK_ERRORS as error:
-            reason = getattr(error, "reason", None) or error
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if refused or attempt + 1 == attempts:
-                raise OSError(f"cannot download {url} ({reason}); run the same again to go on") from error
+                raise OSError(f"cannot download {url} ({error}); run the same again to go on") from error
             time.sleep(wait_seconds * 2**attempt)
     if md5 is not None and _md5_of(part) != md5:
         part.unlink()
+        _validator_path(part).unlink(missing_ok=True)
         raise ValueError(f"{url}: arrived damaged (its MD5 sum is not {md5}) and was deleted; run the same again")
     part.replace(path)
     _validator_path(part).unlink(missing_ok=True)

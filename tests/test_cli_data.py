@@ -8,6 +8,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -33,6 +34,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.ranges = True
         self.tagged = True
         self.requests: list[tuple[str, str | None]] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no news."""
 
     @property
     def url(self) -> str:
@@ -245,17 +249,21 @@ def test_an_index_that_is_gone_or_empty_is_named(disk: Server, tmp_path: Path) -
     with pytest.raises(ValueError, match="lists no file in megadepth/"):
         fetching.download("megadepth", tmp_path / "data")
     disk.files.clear()
-    with pytest.raises(OSError, match="cannot read .*index.html"):
+    with pytest.raises(OSError, match=r"cannot read .*index\.html"):
         fetching.download("megadepth", tmp_path / "data")
 
 
 def test_pages_below_the_index_are_followed(disk: Server) -> None:
-    scenes = re.findall(rb"<li>.*?</li>", disk.files["/disk-data/index.html"])
+    scenes = re.findall(rb"<li><a href=.megadepth.*?</li>", disk.files["/disk-data/index.html"])
     disk.files["/disk-data/md5sum.txt"] = b""
     disk.files["/disk-data/index.html"] = b'<a href="megadepth/">m</a><a href="index.html">here</a>'
     disk.files["/disk-data/megadepth/"] = b"".join(scenes).replace(b'href="megadepth/', b'href="')
-    with pytest.raises(ValueError, match="lists no file"):
-        fetching.read_index(f"{disk.url}/disk-data/index.html", "imw2020-val/")
+    items = fetching.read_index(f"{disk.url}/disk-data/index.html", "megadepth/")
+    assert [item.path for item in items] == [
+        "dataset.json",
+        *(f"scenes/{name}.tar" for name in ("0000", "0015", "0101")),
+    ]
+    assert all(item.md5 is None for item in items)
 
 
 @pytest.mark.parametrize("name", ["hpatches", "megadepth1500"])
@@ -307,10 +315,8 @@ def test_sets_that_people_hand_out_are_not_pretended_to_be_downloadable(
 def test_archives_cannot_write_outside_their_folder(tmp_path: Path) -> None:
     for name in ("../evil", "/evil", "a/../../evil"):
         (tmp_path / "a.zip").write_bytes(zipped({name: b"x", "good": b"y"}))
-        try:
+        with pytest.raises(ValueError, match="must not reach outside") if ".." in name else nullcontext():
             archives.unpack(tmp_path / "a.zip", tmp_path / "in", lambda path: path)
-        except ValueError as error:
-            assert "must not reach outside" in str(error)
         assert not (tmp_path / "evil").exists()
         assert not Path("/evil").exists()
     assert leftovers(tmp_path) == []

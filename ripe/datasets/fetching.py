@@ -89,7 +89,8 @@ def read_index(url: str, within: str) -> list[Item]:
     paths = set(sums)
     pages, seen = [url], {url}
     while pages:
-        for link in _links(fetch_text(pages.pop()), base):
+        page = pages.pop()
+        for link in _links(fetch_text(page), page, base):
             address = urljoin(base, quote(link))
             if link.endswith((".html", "/")) and address not in seen:
                 seen.add(address)
@@ -112,8 +113,8 @@ def _read_sums(text: str) -> dict[str, str]:
     return {row[1].lstrip("*").removeprefix("./").strip(): row[0].lower() for row in rows if len(row) == 2}
 
 
-def _links(text: str, base: str) -> Iterator[str]:
-    """Paths relative to `base` of the files below it that a page links to."""
+def _links(text: str, page: str, base: str) -> Iterator[str]:
+    """Paths relative to `base` of the files below it that `page`, whose content is `text`, links to."""
 
     class Links(HTMLParser):
         found: list[str]
@@ -125,7 +126,7 @@ def _links(text: str, base: str) -> Iterator[str]:
     parser.found = []
     parser.feed(text)
     for link in parser.found:
-        address = urljoin(base, link.split("#")[0].split("?")[0])
+        address = urljoin(page, link.split("#")[0].split("?")[0])
         if address.startswith(base) and address != base:
             yield unquote(address.removeprefix(base))
 
