@@ -1,8 +1,7 @@
 """Photos on disk to labelled pairs of views.
 
 Pair number k of a run is a function of the seed and k alone, so a resumed run sees exactly the pairs that the
-uninterrupted one would have seen, whatever the number of worker processes, and processes that share a run can share
-out its pairs.
+uninterrupted one would have seen, whatever the number of worker processes.
 """
 
 import logging
@@ -139,7 +138,7 @@ class ScenePairs(Dataset):
             except (OSError, ValueError) as error:
                 skipped.append(str(error))
                 self._log_once(str(error))
-        raise OSError(f"{ATTEMPTS} photos in a row could not be read; the last: {skipped[-1]}")
+        raise RuntimeError(f"{ATTEMPTS} pairs in a row could not be read; the last: {skipped[-1]}")
 
     def _shares(self) -> tuple[float, float]:
         """Shares of negative pairs and of pairs of two photos of a scene that the photos can give."""
@@ -202,35 +201,25 @@ def collate(items: list[tuple[_Pair, list[str]]]) -> PairBatch:
     )
 
 
-def pair_batches(
-    config: DataConfig, seed: int, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
-) -> Iterator[PairBatch]:
-    """The batches of steps `first_step` to `last_step` − 1, decoded ahead of use in worker processes.
-
-    Of the `pairs_per_step` pairs of a step, process `rank` of `world_size` gets its part: the parts in the order of
-    the ranks are the batch that a single process would get.
-
-    Raises:
-        ValueError: the pairs of a step cannot be shared out evenly; otherwise as `ScenePairs`.
-    """
-    size, uneven = divmod(config.pairs_per_step, world_size)
-    if uneven:
-        raise ValueError(
-            f"data.pairs_per_step={config.pairs_per_step}: must be a multiple of the {world_size} processes"
-        )
-    starts = range(
-        first_step * config.pairs_per_step + rank * size, last_step * config.pairs_per_step, config.pairs_per_step
-    )
-    dataset = ScenePairs(config, seed, last_step * config.pairs_per_step)
+def pair_batches(config: DataConfig, seed: int, first_step: int, last_step: int) -> Iterator[PairBatch]:
+    """The batches of steps `first_step` to `last_step` − 1, decoded ahead of use in worker processes."""
+    size = config.pairs_per_step
     loader = DataLoader(
-        dataset,
-        batch_sampler=[list(range(start, start + size)) for start in starts],
+        ScenePairs(config, seed, last_step * size, first_step * size),
+        batch_size=size,
         collate_fn=collate,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers > 0 else None,
         worker_init_fn=_single_threaded,
     )
-    # Workers are forked here. OpenCV's idle threads would not come along, and the child would wait for them forever.
+    return start_workers(loader)
+
+
+def start_workers(loader: DataLoader) -> Iterator[PairBatch]:
+    """Iterate over a loader; its worker processes are forked here, without OpenCV's threads.
+
+    These would not come along, and a worker that resizes a photo would wait for them forever.
+    """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
