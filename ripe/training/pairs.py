@@ -218,7 +218,7 @@ def pair_batches(config: DataConfig, seed: int, first_step: int, last_step: int)
 def start_workers(loader: DataLoader) -> Iterator[PairBatch]:
     """Iterate over a loader; its worker processes are forked here, without OpenCV's threads.
 
-    These would not come along, and a worker that resizes a photo would wait for them forever.
+    These do not come along, but a lock that one of them holds does: the worker would wait for it forever.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
