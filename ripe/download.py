@@ -146,6 +146,7 @@ def _download_rest(url: str, part: Path, label: str) -> None:
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             start = 0
+            part.write_bytes(b"")  # at no moment may an old part stand beside the new file's validator
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             part.unlink()
             raise ConnectionError("the server sent another part of the file than was asked for")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_sets import write_acdc, write_disk, write_own, write_tokyo
 
+from ripe.datasets.catalogue import place
 from ripe.datasets.mixture import Mixture
 from ripe.datasets.scenes import Scene, no_group, one_group
 from ripe.training.config import DataConfig, TrainConfig, WarpConfig
@@ -226,8 +227,12 @@ def test_own_photos_mix_with_public_sets(public: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["megadepth", "tokyo", "acdc"])
 def test_a_missing_set_is_named_with_the_way_to_get_it(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f"ripe data download {name}"):
-        ScenePairs(DataConfig(sets={name: 1.0}, dir=tmp_path), 0, 1)
+    config = DataConfig(sets={name: 1.0}, dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"no such folder; .*ripe data download {name}"):
+        ScenePairs(config, 0, 1)
+    place(name, tmp_path).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=f"(holds no|no such file).*ripe data download {name}"):
+        ScenePairs(config, 0, 1)
 
 
 @pytest.mark.parametrize(

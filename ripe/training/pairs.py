@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ripe.datasets import acdc, megadepth, own, tokyo
-from ripe.datasets.catalogue import locate
+from ripe.datasets.catalogue import how_to_get, locate
 from ripe.datasets.mixture import Draw, Mixture
 from ripe.datasets.scenes import Scene
 from ripe.training.config import DataConfig
@@ -95,13 +95,16 @@ def _read_set(name: str, config: DataConfig, seed: int) -> list[Scene]:
             )
         return photos
     folder = locate(name, root=config.dir)
-    match name:
-        case "megadepth":
-            return megadepth.read(folder, config.max_scene_size, seed)
-        case "tokyo":
-            return tokyo.read(folder)
-        case "acdc":
-            return acdc.read(folder)
+    try:
+        match name:
+            case "megadepth":
+                return megadepth.read(folder, config.max_scene_size, seed)
+            case "tokyo":
+                return tokyo.read(folder)
+            case "acdc":
+                return acdc.read(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {how_to_get(name, config.dir)}") from error
     raise ValueError(f"data.sets: there is no reader of {name}")
 
 
@@ -143,11 +146,12 @@ class ScenePairs(Dataset):
     def _shares(self) -> tuple[float, float]:
         """Shares of negative pairs and of pairs of two photos of a scene that the photos can give."""
         negative = self.config.negative_share
-        real = max(1 - self.config.self_share - negative, 0.0)
+        real = 1 - self.config.self_share - negative
+        real = real if real > 1e-9 else 0.0  # shares that sum up to 1 but for rounding
         if negative > 0 and self.mixture.num_scenes < 2:
             self._refuse("negative pairs need two scenes or more", "data.negative_share=0")
             negative = 0.0
-        if real > 1e-9 and not self.mixture.has_pairs:
+        if real > 0 and not self.mixture.has_pairs:
             self._refuse("no scene has two photos", "data.self_share=1 and data.negative_share=0")
             real = 0.0
         return negative, real
