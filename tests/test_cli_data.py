@@ -5,6 +5,7 @@ import http.server
 import io
 import re
 import tarfile
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -332,26 +333,21 @@ def test_links_in_archives_are_left_out(tmp_path: Path) -> None:
     assert archives.unpack(tmp_path / "a.tar", tmp_path / "in", lambda path: path) == ["photo"]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kind=st.sampled_from(["zip", "w", "w:gz"]), share=st.floats(0.0, 0.95))
-def test_a_truncated_archive_changes_nothing(tmp_path: Path, kind: str, share: float) -> None:
+@settings(max_examples=30, deadline=None)
+@given(kind=st.sampled_from(["zip", "w", "w:gz"]), share=st.floats(0.0, 0.99))
+def test_a_truncated_archive_changes_nothing(kind: str, share: float) -> None:
     files = {f"set/{index}.jpg": bytes(range(256)) * 8 for index in range(4)}
     whole = zipped(files) if kind == "zip" else tarred(files, kind)
-    archive = tmp_path / "a"
-    # A tar archive ends in zeros that nobody misses.
-    archive.write_bytes(whole[: int(share * (len(whole) if kind != "w" else 4 * (512 + 2048)))])
-    folder = tmp_path / "in"
-    folder.mkdir(exist_ok=True)
-    (folder / "0.jpg").write_bytes(b"old")
-    try:
-        archives.unpack(archive, folder, archives.strip(1))
-    except ValueError:
-        assert (folder / "0.jpg").read_bytes() == b"old"
-        assert len(list(folder.iterdir())) == 1
-    else:  # a plain tar cut just between two files cannot be told from a shorter one
-        assert kind == "w"
-        for path in folder.iterdir():
-            path.unlink()
+    # A plain tar archive ends in zeros that nobody misses.
+    length = int(share * (4 * (512 + 2048) if kind == "w" else len(whole)))
+    with tempfile.TemporaryDirectory() as root:
+        archive, folder = Path(root) / "archive", Path(root) / "in"
+        archive.write_bytes(whole[:length])
+        folder.mkdir()
+        (folder / "0.jpg").write_bytes(b"old")
+        with pytest.raises(ValueError, match=r"archive: damaged archive|holds nothing"):
+            archives.unpack(archive, folder, archives.strip(1))
+        assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("0.jpg", b"old")]
 
 
 def test_a_name_is_stripped_like_tar_does() -> None:

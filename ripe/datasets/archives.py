@@ -1,7 +1,7 @@
 """Archives of data sets, unpacked whole or not at all, and never outside their folder."""
 
 import gzip
-import lzma
+import os
 import secrets
 import shutil
 import tarfile
@@ -13,11 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 Rename = Callable[[PurePosixPath], PurePosixPath | None]
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error, RuntimeError)
+GZIP = b"\x1f\x8b"
+TAR_END = bytes(1024)
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
 
 
 def unpack(archive: Path, folder: Path, rename: Rename) -> list[str]:
-    """Unpack a zip or tar archive into `folder`; what was there under the same name is replaced.
+    """Unpack a zip, tar or gzipped tar archive into `folder`; what was there under the same name is replaced.
 
     Everything is unpacked beside its place first, so that a damaged archive or a full disk changes nothing. Only
     files are unpacked, no links or devices. Zip and compressed tar archives carry check sums, which are compared.
@@ -94,11 +96,25 @@ def _files(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
                 if not info.is_dir():
                     yield PurePosixPath(info.filename), packed.open(info)
         return
-    with tarfile.open(archive, "r|*") as stream:
-        for member in stream:
-            content = stream.extractfile(member) if member.isfile() else None
-            if content is not None:
-                yield PurePosixPath(member.name), content
+    with archive.open("rb") as raw:
+        compressed = raw.read(len(GZIP)) == GZIP
+        if not compressed:
+            _check_end(raw)
+    with gzip.open(archive) if compressed else archive.open("rb") as file:
+        with tarfile.open(fileobj=file, mode="r|") as stream:
+            for member in stream:
+                content = stream.extractfile(member) if member.isfile() else None
+                if content is not None:
+                    yield PurePosixPath(member.name), content
+        while file.read(1 << 20):  # to the end, where gzip has its check sum
+            pass
+
+
+def _check_end(file: IO[bytes]) -> None:
+    """Raise a `tarfile.ReadError` unless a file ends like a tar archive; `tarfile` misses a cut between two members."""
+    file.seek(-min(len(TAR_END), file.seek(0, os.SEEK_END)), os.SEEK_END)
+    if file.read() != TAR_END:
+        raise tarfile.ReadError("unexpected end of data")
 
 
 def _put(name: PurePosixPath, source: IO[bytes], scratch: Path, rename: Rename) -> None:
