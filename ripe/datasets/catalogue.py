@@ -80,7 +80,7 @@ SOURCES = {
         "https://cvg-data.inf.ethz.ch/megadepth/megadepth1500.zip",
         "megadepth1500",
         "archive",
-        "images",
+        "views.txt",
         "MegaDepth-1500 in Glue Factory's package, a benchmark",
     ),
 }

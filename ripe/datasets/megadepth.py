@@ -8,14 +8,17 @@ photos", CVPR 2018; Tyszkiewicz et al., "DISK: Learning local features with poli
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ripe.datasets.scenes import Scene, is_photo, seeded
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Never to be trained on: the scenes of MegaDepth-1500, and those that the Image Matching Challenge 2021 shows, too.
 MEGADEPTH_1500 = frozenset({"0015", "0022"})
@@ -48,20 +51,33 @@ def read(folder: Path, max_scene_size: int = 10_000, seed: int = 0) -> list[Scen
 
 def read_all(folder: Path) -> list[Scene]:
     """Every scene of `dataset.json` with all of its tuples, by name, whether its photos are there or not."""
-    path = folder / "dataset.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [_scene(folder, name, content[name]) for name in sorted(content)]
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not DISK's layout ({type(error).__name__}: {error})") from error
+    return _from_each_scene(folder, lambda name, content: _scene(folder, name, content))
+
+
+def calibrations(folder: Path) -> list[Path]:
+    """Where the cameras of all photos are, for sets that have them (IMW2020-val)."""
+
+    def of_scene(_name: str, content: dict[str, Any]) -> list[Path]:
+        return [folder / content["calib_path"] / f"calibration_{image}.h5" for image in content["images"]]
+
+    return [path for paths in _from_each_scene(folder, of_scene) for path in paths]
 
 
 def is_benchmark(scene: Scene) -> bool:
     """Whether a scene is one that is evaluated on; it is known by the four digits of its name, or else of its path."""
     digits = re.findall(r"(?<!\d)\d{4}(?!\d)", scene.name) or re.findall(r"(?<!\d)\d{4}(?!\d)", scene.folder.as_posix())
     return not BENCHMARK_SCENES.isdisjoint(digits)
+
+
+def _from_each_scene(folder: Path, read_scene: Callable[[str, dict[str, Any]], T]) -> list[T]:
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [read_scene(name, content[name]) for name in sorted(content)]
+    except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not DISK's layout ({type(error).__name__}: {error})") from error
 
 
 def _scene(folder: Path, name: str, content: dict[str, Any]) -> Scene:

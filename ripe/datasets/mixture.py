@@ -40,7 +40,7 @@ class _Set:
     def pair(self, rng: np.random.Generator) -> tuple[Draw, Draw]:
         which, group = _locate(self.pair_ends, rng)
         scene = self.pairable[which]
-        first, second = scene.groups[group][rng.permutation(scene.groups.shape[1])[:2]]
+        first, second = rng.choice(scene.groups[group], 2, replace=False)
         return Draw(self.name, scene, int(first)), Draw(self.name, scene, int(second))
 
     def grouped_photo(self, rng: np.random.Generator) -> Draw:
@@ -85,6 +85,8 @@ class Mixture:
         return first, self._choose(rng, able).stranger(first, rng)
 
     def _choose(self, rng: np.random.Generator, able: list[bool]) -> _Set:
+        if sum(able) == 1:
+            return self.sets[able.index(True)]
         weights = np.where(able, self.weights, 0)
         return self.sets[rng.choice(len(self.sets), p=weights / weights.sum())]
 

@@ -1,8 +1,7 @@
 """Photos on disk to labelled pairs of views.
 
 Pair number k of a run is a function of the seed and k alone, so a resumed run sees exactly the pairs that the
-uninterrupted one would have seen, whatever the number of worker processes, and processes that share a run can share
-out its pairs.
+uninterrupted one would have seen, whatever the number of worker processes.
 """
 
 import logging
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ripe.datasets import acdc, megadepth, own, tokyo
-from ripe.datasets.catalogue import locate
+from ripe.datasets.catalogue import how_to_get, locate
 from ripe.datasets.mixture import Draw, Mixture
 from ripe.datasets.scenes import Scene
 from ripe.training.config import DataConfig
@@ -96,13 +95,16 @@ def _read_set(name: str, config: DataConfig, seed: int) -> list[Scene]:
             )
         return photos
     folder = locate(name, root=config.dir)
-    match name:
-        case "megadepth":
-            return megadepth.read(folder, config.max_scene_size, seed)
-        case "tokyo":
-            return tokyo.read(folder)
-        case "acdc":
-            return acdc.read(folder)
+    try:
+        match name:
+            case "megadepth":
+                return megadepth.read(folder, config.max_scene_size, seed)
+            case "tokyo":
+                return tokyo.read(folder)
+            case "acdc":
+                return acdc.read(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {how_to_get(name, config.dir)}") from error
     raise ValueError(f"data.sets: there is no reader of {name}")
 
 
@@ -139,16 +141,17 @@ class ScenePairs(Dataset):
             except (OSError, ValueError) as error:
                 skipped.append(str(error))
                 self._log_once(str(error))
-        raise OSError(f"{ATTEMPTS} photos in a row could not be read; the last: {skipped[-1]}")
+        raise RuntimeError(f"{ATTEMPTS} pairs in a row could not be read; the last: {skipped[-1]}")
 
     def _shares(self) -> tuple[float, float]:
         """Shares of negative pairs and of pairs of two photos of a scene that the photos can give."""
         negative = self.config.negative_share
-        real = max(1 - self.config.self_share - negative, 0.0)
+        real = 1 - self.config.self_share - negative
+        real = real if real > 1e-9 else 0.0  # shares that sum up to 1 but for rounding
         if negative > 0 and self.mixture.num_scenes < 2:
             self._refuse("negative pairs need two scenes or more", "data.negative_share=0")
             negative = 0.0
-        if real > 1e-9 and not self.mixture.has_pairs:
+        if real > 0 and not self.mixture.has_pairs:
             self._refuse("no scene has two photos", "data.self_share=1 and data.negative_share=0")
             real = 0.0
         return negative, real
@@ -202,35 +205,31 @@ def collate(items: list[tuple[_Pair, list[str]]]) -> PairBatch:
     )
 
 
-def pair_batches(
-    config: DataConfig, seed: int, first_step: int, last_step: int, *, rank: int = 0, world_size: int = 1
-) -> Iterator[PairBatch]:
-    """The batches of steps `first_step` to `last_step` − 1, decoded ahead of use in worker processes.
-
-    Of the `pairs_per_step` pairs of a step, process `rank` of `world_size` gets its part: the parts in the order of
-    the ranks are the batch that a single process would get.
-
-    Raises:
-        ValueError: the pairs of a step cannot be shared out evenly; otherwise as `ScenePairs`.
-    """
-    size, uneven = divmod(config.pairs_per_step, world_size)
-    if uneven:
-        raise ValueError(
-            f"data.pairs_per_step={config.pairs_per_step}: must be a multiple of the {world_size} processes"
-        )
-    starts = range(
-        first_step * config.pairs_per_step + rank * size, last_step * config.pairs_per_step, config.pairs_per_step
-    )
-    dataset = ScenePairs(config, seed, last_step * config.pairs_per_step)
+def pair_batches(config: DataConfig, seed: int, first_step: int, last_step: int) -> Iterator[PairBatch]:
+    """The batches of steps `first_step` to `last_step` − 1, decoded ahead of use in worker processes."""
+    size = config.pairs_per_step
     loader = DataLoader(
-        dataset,
-        batch_sampler=[list(range(start, start + size)) for start in starts],
+        ScenePairs(config, seed, last_step * size, first_step * size),
+        batch_size=size,
         collate_fn=collate,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers > 0 else None,
         worker_init_fn=_single_threaded,
     )
-    return iter(loader)
+    return start_workers(loader)
+
+
+def start_workers(loader: DataLoader) -> Iterator[PairBatch]:
+    """Iterate over a loader; its worker processes are forked here, without OpenCV's threads.
+
+    These do not come along, but a lock that one of them holds does: the worker would wait for it forever.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _single_threaded(_worker: int) -> None:
