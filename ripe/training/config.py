@@ -104,6 +104,7 @@ class DataConfig:
         _check("data.view", self.view, self.view in get_args(ViewKind), " or ".join(get_args(ViewKind)))
         for name, least in (("size", 16), ("pairs_per_step", 1), ("max_scene_size", 1), ("workers", 0)):
             _check(f"data.{name}", getattr(self, name), getattr(self, name) >= least, f"{least} or more")
+        _check("data.size", self.size, self.size % 8 == 0, "a multiple of 8, the side of the policy's cells")
         for name in ("self_share", "negative_share"):
             _check_share(f"data.{name}", getattr(self, name))
         total = self.self_share + self.negative_share

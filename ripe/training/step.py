@@ -132,6 +132,10 @@ class Policy(nn.Module):
         """
         maps = self.model(images.contiguous(memory_format=torch.channels_last))
         samples = sample_cells(maps.logits, valid, generator, self.border)
+        if not H_0to1.isfinite().any():  # without self-pairs no place but the proposals is asked for
+            proposals = self.model.describe(maps, samples.keypoints).unbind()
+            nowhere = torch.full_like(samples.keypoints, torch.nan)
+            return PolicyOutput(samples, proposals, nowhere, proposals, torch.zeros_like(samples.inside))
         pairs, cells = len(H_0to1), samples.keypoints.shape[1]
         with torch.autocast(images.device.type, enabled=False):  # products in bfloat16 would be off by whole pixels
             warped = apply_homography(torch.cat([H_0to1, torch.linalg.inv(H_0to1)]), samples.keypoints)

@@ -18,6 +18,7 @@ from ripe.training.batchnorm import join_batchnorm
 from ripe.training.config import ModelConfig, OptimizerConfig, TrainConfig
 from ripe.training.engine import Engine
 from ripe.training.feed import pair_numbers
+from ripe.training.initial import load_imagenet_encoder, load_initial
 from ripe.training.pairs import PairBatch
 from ripe.training.step import Policy, Tally, Totals, compute_loss, count_totals
 
@@ -46,14 +47,12 @@ def initial_model(config: ModelConfig) -> RIPE:
     Raises:
         ValueError, OSError: the weights to start from are not there or do not fit.
     """
-    if config.start is None:
-        return build(config.name, **config.options())
-    from ripe.pretrained import load
-
-    model = load(config.start, device="cpu")
-    if model.name != config.name:
-        raise ValueError(f"model.start={config.start}: is a {model.name} network, model.name is {config.name}")
-    return model.requires_grad_(True)
+    model = build(config.name, **config.options())
+    if config.start is not None:
+        load_initial(model, config.start)
+    if config.encoder is not None:
+        load_imagenet_encoder(model, None if config.encoder == "imagenet" else config.encoder)
+    return model
 
 
 class Trainer:
