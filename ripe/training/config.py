@@ -187,6 +187,8 @@ class ObjectiveConfig:
         penalty_ramp: share of the run over which the penalties reach their full value (alpha goes from 0 to 1).
         entropy_weight: weight of a bonus on the policy's entropy.
         policy_weight: weight of the policy's loss.
+        repeatability_weight: weight of the loss by which both views of a self-pair put keypoints on the same point.
+        repeatability_spread: how near counts as the same point, pixels.
         descriptor_loss: of positive pairs: "margin" is the published one, "infonce" a softmax over all descriptors.
         descriptor_weight: weight of the descriptors' loss; published as desc_loss_weight.
         positive_margin: of the margin loss, in positive pairs.
@@ -217,6 +219,8 @@ class ObjectiveConfig:
     penalty_ramp: float = 0.33
     entropy_weight: float = 0.005
     policy_weight: float = 1000.0
+    repeatability_weight: float = 1.0
+    repeatability_spread: float = 1.0
     descriptor_loss: DescriptorLoss = "infonce"
     descriptor_weight: float = 1.0
     positive_margin: float = 0.3
@@ -238,7 +242,13 @@ class ObjectiveConfig:
             _check(f"objective.{name}", getattr(self, name), getattr(self, name) <= 0, "0 or less")
         for name in ("keypoint_share_start", "keypoint_share_end", "penalty_ramp"):
             _check_share(f"objective.{name}", getattr(self, name))
-        for name in ("temperature", "inlier_threshold", "warp_threshold_start", "warp_threshold_end"):
+        for name in (
+            "temperature",
+            "inlier_threshold",
+            "repeatability_spread",
+            "warp_threshold_start",
+            "warp_threshold_end",
+        ):
             _check(f"objective.{name}", getattr(self, name), getattr(self, name) > 0, "more than 0")
         for name in ("min_keypoints", "ransac_iterations"):
             _check(f"objective.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ripe.training.config import TrainConfig
 from ripe.training.hooks import RunStoppedError
-from ripe.training.pairs import PairBatch, ScenePairs, collate
+from ripe.training.pairs import PairBatch, ScenePairs, collate, start_workers
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Feed:
             worker_init_fn=_prepare_worker,
             pin_memory=torch.cuda.is_available(),
         )
-        return iter(loader)
+        return start_workers(loader)
 
     def _indices(self) -> Iterator[list[int]]:
         for step in range(self.step, self.config.steps):

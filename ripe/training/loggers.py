@@ -21,6 +21,7 @@ FIGURES = {
     "loss/keypoint": "the price of keypoints (kp_penalty)",
     "loss/share": "squared distance of the share of accepted cells from its target",
     "loss/entropy": "minus the policy's entropy",
+    "loss/repeatability": "minus the log of the probability that both views of a self-pair choose the same point",
     "loss/descriptor": "contrastive loss of the descriptors",
     "keypoints": "selected keypoints of a view, on average",
     "matches": "mutual nearest neighbours of a pair, on average",

@@ -32,8 +32,7 @@ class PairBatch:
     """P pairs of views of S×S pixels.
 
     Attributes:
-        images: 2P×3×S×S uint8 RGB; the P first views, then the P second ones. They are not normalised: a network
-            without an instance norm of its own wants (image/255 − mean)/std, times `valid` to keep padding at 0.
+        images: 2P×3×S×S uint8 RGB; the P first views, then the P second ones. The networks normalise them.
         valid: 2P×S×S bool, False beyond the photo's border.
         positive: P bool, same scene or not.
         H_0to1: P×3×3 float32, the warp of self-pairs; NaN for pairs of two photos.

@@ -27,6 +27,7 @@ from ripe.objective.cells import CellSamples, sample_cells, to_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
 from ripe.objective.inliers import fit_epipolar, hardly_moves, warp_inliers
 from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
+from ripe.objective.repeatability import repeatability_loss
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.training.config import ObjectiveConfig
 from ripe.training.pairs import PairBatch
@@ -219,9 +220,10 @@ def compute_loss(
         * config.keypoint_penalty
         * (keypoint_cost(log_probs, chosen) * pairs / totals.pairs),
         "share": config.keypoint_share_weight
-        * share_cost(samples.acceptance, samples.inside, held, total_over_processes)
+        * share_cost(samples.acceptance, samples.inside & samples.interior, held, total_over_processes)
         / totals.batches,
         "entropy": -config.entropy_weight * (samples.entropies[samples.inside].sum() / max(totals.cells, 1)),
+        "repeatability": _repeatability(output, batch, config, total_over_processes) / totals.batches,
         "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).sum() / totals.pairs,
     }
     total = torch.stack(list(parts.values())).sum()
@@ -417,6 +419,30 @@ def _warp_infonce(output: PolicyOutput, config: ObjectiveConfig, taking_part: Te
         near,
         temperature=config.temperature,
     )
+
+
+def _repeatability(
+    output: PolicyOutput,
+    batch: PairBatch,
+    config: ObjectiveConfig,
+    total_over_processes: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The self-pairs' loss of repeatability, each view in turn being the first, weighted."""
+    samples, pairs = output.samples, len(batch)
+    if config.repeatability_weight == 0:
+        return samples.log_positions.new_zeros(())
+    by_warp = batch.H_0to1.isfinite().flatten(1).all(dim=1).to(samples.inside.device)
+    first, second = (samples.log_positions[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    part0, part1 = ((samples.inside & output.visible)[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    counts = total_over_processes(torch.stack([part0.sum(), part1.sum()]).double())
+    if not by_warp.any():
+        return samples.log_positions.sum() * 0
+    warp = batch.H_0to1.to(first.device)[by_warp]
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    spread = config.repeatability_spread
+    there = repeatability_loss(first, second, warp, part0, size, spread, float(counts[0]))
+    back = repeatability_loss(second, first, torch.linalg.inv(warp), part1, size, spread, float(counts[1]))
+    return config.repeatability_weight * (there + back) / 2
 
 
 def _tally(taking_part: Tensor, matches: list[PairMatches], batch: PairBatch, part: float) -> Tally:
