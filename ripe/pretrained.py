@@ -24,7 +24,7 @@ from ripe.download import cache_dir, fetch, sha256_of, verify
 from ripe.files import replacing
 from ripe.model import RIPE
 
-COMPACT_SHA256 = ""
+COMPACT_SHA256 = "0974dfafb3aed13480808e4b599254557fc21dc8089bde85d6483b1634da662a"
 RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
