@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ripe.cli import options
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
-        help="compact, vgg_hyper or a weights file: the only one offered (both names)",
+        help="compact, vgg_hyper or a weights file: offer this one only (the first two)",
     )
     parser.add_argument("--device", help="such as cpu or cuda:1 (a GPU if there is one)")
     parser.set_defaults(run=run)
@@ -32,16 +33,13 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out: it ends with Ctrl-C."""
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"Gradio is needed: pip install 'ripe-keypoints[demo]' ({error})") from error
-    from ripe.demo.page import serve
+    from ripe.demo.server import serve
     from ripe.pretrained import MODELS, load
 
     device = options.device(arguments)
-    if arguments.model is not None:
-        load(arguments.model, device=device)  # so that a wrong name or file shows now and not to a visitor
-    models = list(MODELS) if arguments.model is None else [arguments.model]
+    given = arguments.model
+    if given is not None:
+        load(given, device=device)  # so that a wrong name or file shows now and not to a visitor
+    models = {name: name for name in MODELS} if given is None else {Path(given).name: given}
     serve(models, device=device, host=arguments.host, port=arguments.port, share=arguments.share)
     return 0

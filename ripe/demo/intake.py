@@ -14,7 +14,7 @@ from ripe.images import read_image
 
 MAX_FILE_BYTES = 30_000_000
 MAX_PIXELS = 25_000_000
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")  # MPO: a phone's JPEG with a second picture
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 
 

@@ -1,20 +1,11 @@
-"""The demo's page, made with Gradio. Nothing that a visitor sends leaves the server; nothing is counted."""
+"""The demo's page, made with Gradio; `ripe.demo.server` prepares what Gradio wants to find when it is imported."""
 
 import logging
-import os
 import secrets
-import shutil
-import signal
-import sys
-import tempfile
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
 import gradio as gr
 
@@ -34,37 +25,26 @@ CSS = ".zoomable img { cursor: zoom-in } .zoomable { overflow: hidden }"
 logger = logging.getLogger(__name__)
 
 
-class PhotoInput(gr.Image):
-    """An image input that hands over the file as it was sent: `ripe.demo.intake` judges it, not Gradio."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the file in Gradio's folder for uploads."""
-        return None if payload is None else payload.path
-
-
-def build(pipeline: Pipeline, models: Sequence[str]) -> gr.Blocks:
+def build(pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> gr.Blocks:
     """The page.
 
     Args:
         pipeline: answers the requests.
-        models: names or weights files to choose from, the default first.
+        models: what there is to choose from, the default first: names to show, and what `ripe.load` takes.
+        folder: Gradio's folder for temporary files; what is written there is swept out after an hour.
     """
     with gr.Blocks(title="RIPE", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             photos = [
-                PhotoInput(label=f"{which} photo", height=280, elem_id=f"photo{number}", sources=["upload", "webcam"])
-                for number, which in enumerate(("First", "Second"))
+                _photo_input(f"{which} photo", f"photo{number}") for number, which in enumerate(("First", "Second"))
             ]
-        bundled = [str(resources.files("ripe") / "assets" / name) for name in EXAMPLES]
-        gr.Examples([bundled], photos, label="Example")
+        example = gr.Button("Take two bundled photos", size="sm", elem_id="example")
         with gr.Row():
-            labelled = [(Path(model).name, model) for model in models]
-            model = gr.Dropdown(labelled, value=models[0], label="Model", interactive=len(models) > 1)
+            names = list(models)
+            model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1)
             keypoints = gr.Slider(128, 8192, 2048, step=128, label="Keypoints at most")
-            threshold = gr.Number(None, label="Least score of a keypoint (empty: the model's own)")
+            threshold = gr.Textbox("", label="Least score of a keypoint", placeholder="the model's own")
         with gr.Row():
             geometry = gr.Radio(list(GEOMETRIES), value=GEOMETRIES[0], label="Geometry")
             inlier = gr.Slider(0.25, 10, 1, step=0.25, label="Inlier threshold (pixels)", elem_id="inlier-threshold")
@@ -79,7 +59,9 @@ def build(pipeline: Pipeline, models: Sequence[str]) -> gr.Blocks:
         state = gr.State(None, time_to_live=KEEP_SECONDS)
 
         inputs: list[Any] = [*photos, model, keypoints, threshold, geometry, inlier]
-        answer = _Answer(pipeline, models)
+        bundled = [str(resources.files("ripe") / "assets" / name) for name in EXAMPLES]
+        example.click(lambda: bundled, outputs=photos, api_visibility="private")
+        answer = _Answer(pipeline, models, folder)
         limits: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "trigger_mode": "always_last"}
         asked = {"inputs": inputs, "outputs": [state, figures, *shown], **limits}
         matched = button.click(answer.match, api_name="match", **asked)
@@ -95,54 +77,43 @@ def build(pipeline: Pipeline, models: Sequence[str]) -> gr.Blocks:
     return page
 
 
-def serve(models: Sequence[str], *, device: Any, host: str, port: int, share: bool) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, with all files in a temporary folder that is removed at the end.
+def launch(page: gr.Blocks, *, host: str, port: int, share: bool) -> str:
+    """Start serving the page in threads of its own; its address is returned.
 
     Raises:
         OSError: the port is taken.
     """
-    folder = tempfile.mkdtemp(prefix="ripe-demo-")
-    os.environ["GRADIO_TEMP_DIR"] = folder
-    signal.signal(signal.SIGTERM, _stop)
-    page = build(Pipeline(device), models)
-    try:
-        _, address, public = page.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size=intake.MAX_FILE_BYTES,
-            state_session_capacity=SESSIONS,
-            run_history=False,
-            footer_links=[],
-            theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
-            css=CSS,
-            head=f"<script>{(resources.files('ripe') / 'demo' / 'zoom.js').read_text()}</script>",
-        )
-        sys.stdout.write(f"demo       {public or address}   (Ctrl-C ends it)\n")
-        sys.stdout.flush()
-        threading.Event().wait()
-    finally:
-        page.close(verbose=False)
-        shutil.rmtree(folder, ignore_errors=True)
+    _, address, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        quiet=True,
+        prevent_thread_lock=True,
+        max_file_size=intake.MAX_FILE_BYTES,
+        state_session_capacity=SESSIONS,
+        run_history=False,
+        footer_links=[],
+        theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+        css=CSS,
+        head=f"<script>{(resources.files('ripe') / 'demo' / 'zoom.js').read_text()}</script>",
+    )
+    return public or address
 
 
 class _Answer:
     """The page's events; whatever goes wrong with a request is one line for its visitor."""
 
-    def __init__(self, pipeline: Pipeline, models: Sequence[str]) -> None:
+    def __init__(self, pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> None:
         self._pipeline = pipeline
         self._models = models
+        self._folder = folder
 
     def match(self, photo0: str | None, photo1: str | None, *choices: Any) -> list[Any]:
         if photo0 is None or photo1 is None:
             raise gr.Error("Give two photos.", print_exception=False)
         model, keypoints, threshold, geometry, inlier = choices
-        if model not in self._models:  # a request need not come from the page
-            raise gr.Error("There is no such model.", print_exception=False)
-        settings = Settings(model, int(keypoints), threshold, geometry, inlier)
         try:
+            settings = Settings(self._models[model], int(keypoints), _number(threshold), geometry, float(inlier))
             result = self._pipeline.run(photo0, photo1, settings)
         except (ValueError, OSError) as error:
             raise gr.Error(" ".join(str(error).splitlines()), print_exception=False) from error
@@ -158,12 +129,26 @@ class _Answer:
         return self.match(photo0, photo1, *choices)
 
     def files(self, result: Result | None) -> list[str] | None:
-        """The files to download, in Gradio's folder, where old ones are swept out."""
+        """The files to download."""
         if result is None:
             return None
-        folder = Path(os.environ["GRADIO_TEMP_DIR"]) / secrets.token_hex(16)
+        folder = self._folder / secrets.token_hex(16)
         folder.mkdir()
         return [str(path) for path in outputs.write_files(result, outputs.pictures(result)[2], folder)]
+
+
+def _photo_input(label: str, name: str) -> gr.Image:
+    """An input that hands over the file as it was sent, so that `ripe.demo.intake` judges it and not Gradio.
+
+    A subclass would do it too, but Gradio writes a file beside the source of each subclass.
+    """
+    photo = gr.Image(label=label, height=280, elem_id=name, sources=["upload", "webcam"], type="filepath")
+    photo.preprocess = _path_of  # type: ignore[method-assign]
+    return photo
+
+
+def _path_of(payload: Any) -> Any:
+    return None if payload is None else payload.path
 
 
 def _picture(name: str) -> gr.Image:
@@ -178,9 +163,15 @@ def _picture(name: str) -> gr.Image:
 
 
 def _table(result: Result) -> str:
-    rows = [f"| {name} | {value} |" for name, value in outputs.figures(result)]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    names, values = zip(*outputs.figures(result), strict=True)
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n| {' | '.join(values)} |"
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _number(text: str) -> float | None:
+    """What was typed as the least score; None where nothing was."""
+    if not text.strip():
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"the least score is {text!r}; give a number, or nothing for the model's own") from None

@@ -168,8 +168,9 @@ class Pipeline:
         _, max_keypoints, threshold = asked
 
         def extract() -> Features:
-            limits = {"max_keypoints": max_keypoints, "resize": _limit(photo())}
-            return model.extract(photo(), threshold=threshold, **limits)[0].to("cpu")
+            image = photo()
+            found = model.extract(image, max_keypoints=max_keypoints, threshold=threshold, resize=_limit(image))
+            return found[0].to("cpu")
 
         features = self._features.get(key, watch, extract)
         return key, View(path.name, shown, features)
