@@ -30,9 +30,11 @@ def take(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.goto(address)
+        number = page.locator("input[aria-label*='Keypoints']").first  # fewer lines show more of the photos
+        number.fill("512")
+        number.press("Tab")
         page.click("#example")
         page.wait_for_selector("#photo1 img")
-        page.locator("input[aria-label*='Keypoints']").first.fill("512")
         page.click("#match")
         page.wait_for_selector("#inliers img")
         page.locator("#downloads a").first.wait_for()

@@ -5,12 +5,9 @@
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -118,9 +115,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # they would be out of date and large
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    printed = "".join(
-        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
-    )
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     figures = dict(re.findall(r"^([\w ]+): ([\d.]+)", printed, flags=re.MULTILINE))
     assert float(figures["direction of motion off by"]) < 5
     assert float(figures["median depth error"]) < 0.05

@@ -44,7 +44,9 @@ def render(rotation: np.ndarray, position: np.ndarray) -> np.ndarray:
     for name, corner, right, down in SURFACES:  # the box comes last: nothing hides it
         texture = getattr(skimage.data, name)()
         if texture.shape[1] > 800:
-            texture = cv2.resize(texture, (800, 800 * texture.shape[0] // texture.shape[1]), interpolation=cv2.INTER_AREA)
+            texture = cv2.resize(
+                texture, (800, 800 * texture.shape[0] // texture.shape[1]), interpolation=cv2.INTER_AREA
+            )
         height, width = texture.shape[:2]
         plane = np.stack([np.array(right) / width, np.array(down) / height, np.array(corner) - position], axis=1)
         homography = zoom @ CAMERA @ rotation @ plane
