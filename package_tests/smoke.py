@@ -1,4 +1,4 @@
-"""Try the installed package: `python smoke.py SOURCE`, in an environment without optional packages, outside the checkout."""
+"""Try the installed package: `python smoke.py SOURCE`, outside the checkout, where no optional package is installed."""
 
 import contextlib
 import io

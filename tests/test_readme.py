@@ -51,8 +51,3 @@ def test_the_published_example_runs(tmp_path: Path, photos: list[Path], monkeypa
     torch.save(state, tmp_path / "cache" / "ripe_weights.pth")
     run(blocks("python")[1], tmp_path, photos)
     assert (tmp_path / "matches.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_every_linked_file_exists(target: str) -> None:
-    assert target.startswith("https://") or (ROOT / target).is_file()

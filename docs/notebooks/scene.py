@@ -24,7 +24,7 @@ SURFACES = [
 
 
 def poses(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rotation R and position C of cameras on an arc, all looking at the box: X of the scene is R·(X − C) in the camera."""
+    """Rotation R and position C of cameras on an arc, looking at the box; X of the scene is R·(X − C) in the camera."""
     found = []
     for angle in np.linspace(0.35, 1.2, count):
         position = np.array([1.2 + 4.6 * np.cos(angle), 1.2 + 4.6 * np.sin(angle), 2.2 + 0.5 * np.sin(4 * angle)])
