@@ -15,17 +15,21 @@ class CellSamples:
 
     Attributes:
         keypoints: B×N×2 float32, the proposed (x, y) in pixels.
+        log_positions: B×N×64, log p of every position in a cell; differentiable.
         log_probs: B×N, log p(position) + log p(accepted or rejected, as drawn); differentiable.
         entropies: B×N, entropy of both draws; differentiable.
         acceptance: B×N, probability that the proposal is accepted; differentiable.
-        selected: B×N bool, accepted and not near the image border.
+        interior: B×N bool, whether the proposal is not near the image border.
+        selected: B×N bool, accepted and interior.
         inside: B×N bool, False where any pixel of the cell is padding.
     """
 
     keypoints: Tensor
+    log_positions: Tensor
     log_probs: Tensor
     entropies: Tensor
     acceptance: Tensor
+    interior: Tensor
     selected: Tensor
     inside: Tensor
 
@@ -35,6 +39,13 @@ def to_cells(maps: Tensor) -> Tensor:
     batch, height, width = maps.shape
     cells = maps.reshape(batch, height // CELL, CELL, width // CELL, CELL).transpose(2, 3)
     return cells.reshape(batch, -1, CELL * CELL)
+
+
+def from_cells(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rearrange B×N×64 values of cells to B×H×W maps of (H, W) `size`: the inverse of `to_cells`."""
+    height, width = size
+    grid = cells.reshape(-1, height // CELL, width // CELL, CELL, CELL).transpose(2, 3)
+    return grid.reshape(-1, height, width)
 
 
 def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, border: int = 16) -> CellSamples:
@@ -61,9 +72,11 @@ def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, bord
     interior = ((keypoints >= low) & (keypoints < high)).all(dim=-1)
     return CellSamples(
         keypoints=keypoints.float(),
+        log_positions=log_positions,
         log_probs=log_positions.gather(-1, choice)[..., 0] + log_accept,
         entropies=-(log_positions.exp() * log_positions).sum(dim=-1) + _bernoulli_entropy(chosen),
         acceptance=acceptance,
+        interior=interior,
         selected=accepted & interior,
         inside=to_cells(valid).all(dim=-1),
     )

@@ -67,6 +67,8 @@ class ObjectiveConfig:
     penalty_ramp: float = 0.33
     entropy_weight: float = 0.005
     policy_weight: float = 1000.0
+    repeatability_weight: float = 1.0
+    repeatability_spread: float = 1.0
     descriptor_loss: DescriptorLoss = "infonce"
     descriptor_weight: float = 1.0
     positive_margin: float = 0.3

@@ -23,6 +23,7 @@ from ripe.objective.cells import CellSamples, sample_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
 from ripe.objective.inliers import epipolar_inliers, hardly_moves, warp_inliers
 from ripe.objective.policy import keypoint_cost, policy_loss, reward_baseline, share_cost
+from ripe.objective.repeatability import repeatability_loss
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.training.config import ObjectiveConfig
 from ripe.training.pairs import PairBatch
@@ -114,8 +115,9 @@ def compute_loss(
         "policy": config.policy_weight * (policy_loss(graded) + config.baseline * reward_baseline(graded, chosen)),
         "keypoint": penalty_share(progress, config) * config.keypoint_price * keypoint_cost(log_probs, chosen),
         "share": config.keypoint_share_weight
-        * share_cost(samples.acceptance, samples.inside, keypoint_share(progress, config)),
+        * share_cost(samples.acceptance, samples.inside & samples.interior, keypoint_share(progress, config)),
         "entropy": -config.entropy_weight * (entropies.sum() / max(entropies.numel(), 1)),
+        "repeatability": config.repeatability_weight * _repeatability(output, batch, config),
         "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).mean(),
     }
     total = torch.stack(list(parts.values())).sum()
@@ -280,6 +282,21 @@ def _warp_infonce(output: PolicyOutput, config: ObjectiveConfig, taking_part: Te
         near,
         temperature=config.temperature,
     )
+
+
+def _repeatability(output: PolicyOutput, batch: PairBatch, config: ObjectiveConfig) -> Tensor:
+    """The self-pairs' loss of repeatability, each view in turn being the first."""
+    samples, pairs = output.samples, len(batch)
+    by_warp = batch.H_0to1.isfinite().flatten(1).all(dim=1).to(samples.inside.device)
+    if not by_warp.any():
+        return samples.log_positions.sum() * 0
+    first, second = (samples.log_positions[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    part0, part1 = ((samples.inside & output.visible)[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    warp = batch.H_0to1.to(first.device)[by_warp]
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    there = repeatability_loss(first, second, warp, part0, size, config.repeatability_spread)
+    back = repeatability_loss(second, first, torch.linalg.inv(warp), part1, size, config.repeatability_spread)
+    return (there + back) / 2
 
 
 def _figures(taking_part: Tensor, matches: list[PairMatches], batch: PairBatch) -> dict[str, float]:
