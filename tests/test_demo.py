@@ -173,6 +173,8 @@ def test_a_refused_photo_leaves_the_pipeline_as_it_was(photos: list[Path], setti
             pipeline.run(photos[0], hostile / name, settings)
     with pytest.raises(ValueError, match="inlier threshold is nan"):
         pipeline.run(*photos, changed(settings, inlier_threshold=float("nan")))
+    with pytest.raises(ValueError, match="1 to 8192 can be had"):
+        pipeline.run(*photos, changed(settings, max_keypoints=10**9))
     with pytest.raises(ValueError, match="geometry is 'none'"):
         pipeline.run(*photos, changed(settings, geometry="none"))
     assert len(pipeline.run(*photos, settings).matches) > 0

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ripe.demo import intake, outputs
-from ripe.demo.pipeline import GEOMETRIES, Pipeline, Result, Settings
+from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, Pipeline, Result, Settings
 
 QUEUE_LENGTH = 16
 KEEP_SECONDS = 3600
@@ -43,7 +43,7 @@ def build(pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> gr.Blo
         with gr.Row():
             names = list(models)
             model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1)
-            keypoints = gr.Slider(128, 8192, 2048, step=128, label="Keypoints at most")
+            keypoints = gr.Slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most")
             threshold = gr.Textbox("", label="Least score of a keypoint", placeholder="the model's own")
         with gr.Row():
             geometry = gr.Radio(list(GEOMETRIES), value=GEOMETRIES[0], label="Geometry")

@@ -21,6 +21,7 @@ from ripe.model import RIPE
 from ripe.pretrained import load
 
 LONG_SIDE = 1600
+MAX_KEYPOINTS = 8192  # matching takes memory by its square
 KEPT_PAIRS = 4
 KEPT_MODELS = 2
 Value = TypeVar("Value")
@@ -33,7 +34,7 @@ class Settings:
 
     Attributes:
         model: a name that `ripe.load` knows, or the path of a weights file.
-        max_keypoints: how many keypoints a photo keeps at most.
+        max_keypoints: how many keypoints a photo keeps at most; 1 to `MAX_KEYPOINTS`.
         threshold: least score of a keypoint; the model's own if None.
         geometry: one of `GEOMETRIES`.
         inlier_threshold: in pixels of the photos.
@@ -179,6 +180,8 @@ class Pipeline:
 def _check(settings: Settings) -> None:
     if settings.geometry not in GEOMETRIES:
         raise ValueError(f"geometry is {settings.geometry!r}; give {' or '.join(GEOMETRIES)}")
+    if not 1 <= settings.max_keypoints <= MAX_KEYPOINTS:
+        raise ValueError(f"{settings.max_keypoints} keypoints are asked for; 1 to {MAX_KEYPOINTS} can be had")
     if not settings.inlier_threshold > 0:
         raise ValueError(f"the inlier threshold is {settings.inlier_threshold}; it must be more than 0 pixels")
 
