@@ -1,10 +1,12 @@
 """Files that are either whole or absent: everything is written beside its place and then moved there."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -32,3 +34,9 @@ def check_writable(path: str | Path) -> None:
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path}: no permission to write in {path.parent}")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write one line of JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content) + "\n")

@@ -7,7 +7,18 @@ import pytest
 
 import ripe
 
-OPTIONAL = ("kornia", "matplotlib", "hydra", "omegaconf", "gradio", "wandb", "skimage", "torchvision", "pycolmap")
+OPTIONAL = (
+    "gradio",
+    "hydra",
+    "kornia",
+    "lightning_fabric",
+    "matplotlib",
+    "omegaconf",
+    "pycolmap",
+    "skimage",
+    "torchvision",
+    "wandb",
+)
 USE_EVERY_NAME = "import ripe; [getattr(ripe, name) for name in ripe.__all__]"
 
 
@@ -24,6 +35,34 @@ def test_no_optional_package_is_imported() -> None:
 
 def test_the_check_can_fail() -> None:
     assert loaded_optional_packages(f"{USE_EVERY_NAME}; import matplotlib") == {"matplotlib"}
+
+
+NEEDING_MORE = {
+    "ripe.demo.page": "gradio",
+    "ripe.integrations.gluefactory": "gluefactory",
+}
+
+
+def test_modules_need_optional_packages_only_where_they_say_so() -> None:
+    """Every module can be imported where no optional package is installed, but for those whose purpose it is."""
+    code = f"""
+import importlib, pkgutil, sys, ripe
+for name in {OPTIONAL!r}:
+    sys.modules[name] = None  # makes its import fail
+for module in pkgutil.walk_packages(ripe.__path__, "ripe."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError as error:
+            print(module.name, error.name)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert dict(line.split() for line in result.stdout.splitlines()) == NEEDING_MORE
+
+
+def test_importing_the_package_loads_neither_pytorch_nor_numpy() -> None:
+    code = "import ripe, sys; print(*({'torch', 'numpy', 'cv2', 'PIL', 'h5py'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
 
 def test_every_public_name_is_there() -> None:
