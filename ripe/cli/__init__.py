@@ -6,7 +6,7 @@ A command's module has `add_parser(subparsers)`, which sets `run` as a default, 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 
 COMMANDS = {
     "match": ("ripe.cli.match", "match two photos and fit their geometry"),
@@ -42,6 +42,8 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ripe", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    version = f"%(prog)s {metadata.version('ripe-keypoints')}"
+    parser.add_argument("-V", "--version", action="version", version=version, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         if name == chosen:
