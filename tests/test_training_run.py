@@ -264,7 +264,8 @@ def test_accumulated_gradients_equal_the_large_batch(scenes: Path) -> None:
     def gradients(batches: int, objective: ObjectiveConfig) -> tuple[list[torch.Tensor], dict[str, float]]:
         config = small_run(scenes, Path(), steps=batches)
         objective = replace(
-            objective, keypoint_share_weight=0.0, repeatability_weight=0.0, penalty_ramp=0.0, miss_penalty=-1e-3, keypoint_penalty=-1e-3,
+            objective, keypoint_share_weight=0.0, repeatability_weight=0.0,
+            penalty_ramp=0.0, miss_penalty=-1e-3, keypoint_penalty=-1e-3,
             entropy_weight=0.1, warp_threshold_end=3.0, min_keypoints=4, border=8,
         )  # fmt: skip
         optimizer = OptimizerConfig(warmup_steps=0, decay_share=0.0, max_grad_norm=None, accumulate=batches)
@@ -311,7 +312,10 @@ def test_two_processes_equal_one_with_the_same_global_batch(scenes: Path, tmp_pa
     train(replace(one, optimizer=optimizer))
     first, second = (load_file(config.folder / "weights.safetensors") for config in (one, two))
     for key, value in first.items():
-        torch.testing.assert_close(value, second[key], rtol=1e-3, atol=2e-5, msg=key)
+        # AdamW moves a weight by the learning rate even where its gradient is nothing but rounding.
+        difference = (value.double() - second[key].double()).abs()
+        assert difference.mean() < 1e-5, key
+        assert difference.max() < 5e-4, key
     for row, other in zip(log_rows(one.folder), log_rows(two.folder), strict=True):
         for name, value in row.items():
             assert (value == "") == (other[name] == ""), name
@@ -361,6 +365,9 @@ class Rising:
         assert not model.training
         return {"auc": float(-abs(step - 4))}
 
+    def picture(self, model: RIPE) -> np.ndarray:
+        return np.zeros((8, 8, 3), np.uint8)
+
 
 class Falling(Rising):
     def __call__(self, step: int, validation: dict[str, float], training: dict[str, float]) -> str | None:  # type: ignore[override]
@@ -380,7 +387,7 @@ def test_validation_keeps_the_best_draws_matches_and_may_end_the_run(scenes: Pat
     assert train(replace(config, max_minutes=0.0), validator=Rising(), watch=Falling()).best is None
     config = replace(config, resume="auto")
     result = train(config, validator=Rising(), watch=Falling())
-    assert (result.step, result.reason) == (6, "it falls")
+    assert (result.step, result.reason, result.finished) == (6, "it falls", True)
     assert CheckpointFolder(config.folder / "checkpoints", 1).steps() == [4, 6]
     best = load_checkpoint(config.folder / "checkpoints" / "step-00000004.pt")
     assert result.best is not None

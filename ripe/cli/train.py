@@ -51,15 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(config.to_dict(), indent=1))
         return 0
     from ripe.training.hooks import RunStoppedError
-    from ripe.training.loop import train
     from ripe.training.progress import Progress
+    from ripe.training.run import run as run_training
 
     progress = Progress(config)
     handler = _NoteHandler(progress)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     try:
-        result = train(config, display=progress)
+        result = run_training(config, progress)
     except RunStoppedError as error:
         print("ripe: error:", error, file=sys.stderr)
         return 1

@@ -287,6 +287,54 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """When a run is ended; scores are in percent, inlier ratios in 0..1.
+
+    Attributes:
+        patience: so many validations in a row may go by without a rise; 0 never ends a run for that. Scores rise once
+            more when the learning rate falls at the end of a run, so little patience costs accuracy.
+        min_rise: a validation counts as a rise if it exceeds the last one that counted by this much.
+        collapse_fall: a validation below the best one by this share of it has fallen, ...
+        collapse_rise: ... and the two part ways if the inlier ratio of some kind of training pairs has meanwhile risen
+            by this much.
+        collapse_patience: a run ends when they have parted in so many validations in a row; 0 never.
+    """
+
+    patience: int = 10
+    min_rise: float = 0.2
+    collapse_fall: float = 0.3
+    collapse_rise: float = 0.1
+    collapse_patience: int = 2
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check(f"watch.{f.name}", getattr(self, f.name), getattr(self, f.name) >= 0, "0 or more")
+        _check("watch.collapse_fall", self.collapse_fall, 0 < self.collapse_fall < 1, "above 0 and below 1")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What a run is validated with: annotated pairs if there are, else held-back photos of one's own, else IMW2020-val.
+
+    Attributes:
+        pairs: folder of annotated pairs, as `ripe eval pairs` reads them.
+        max_pairs: of annotated pairs or of IMW2020-val, spread evenly; the benchmark's own number if None.
+        threshold: least score of a keypoint of vgg_hyper; the benchmark's own if None.
+        max_keypoints: of a photo; the benchmark's own number if None.
+    """
+
+    pairs: Path | None = None
+    max_pairs: int | None = None
+    threshold: float | None = None
+    max_keypoints: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_pairs", "max_keypoints"):
+            value = getattr(self, name)
+            _check(f"validation.{name}", value, value is None or value >= 1, "1 or more")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A whole run; the defaults are the preset `compact`.
 
@@ -316,6 +364,8 @@ class TrainConfig:
         data: which photos.
         objective: the loss.
         optimizer: how the weights move.
+        validation: what the run is validated with.
+        watch: when the validation ends the run.
     """
 
     project_name: str = "ripe"
@@ -342,6 +392,8 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def __post_init__(self) -> None:
         least = {"max_bad_steps": 1, "steps": 1, "checkpoint_interval": 1, "keep_checkpoints": 1, "log_interval": 1}

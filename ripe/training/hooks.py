@@ -20,6 +20,9 @@ class Validator(Protocol):
     def __call__(self, model: RIPE, step: int) -> dict[str, float]:
         """Figures of `model`, which is in evaluation mode; they are logged as val/NAME."""
 
+    def picture(self, model: RIPE) -> np.ndarray:
+        """Matches of a pair, H×W×3 uint8 RGB."""
+
 
 class Watch(Protocol):
     """Sees the figures of every validation, and may end the run."""

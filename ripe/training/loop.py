@@ -16,6 +16,7 @@ from ripe.drawing import save_picture
 from ripe.pretrained import save_weights
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training.config import TrainConfig, flat_settings
+from ripe.training.engine import Engine
 from ripe.training.feed import Feed
 from ripe.training.hooks import Display, Logger, RunStoppedError, Validator, Watch
 from ripe.training.loggers import open_loggers
@@ -30,6 +31,7 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights.safetensors"
 BEST_WEIGHTS = "best.safetensors"
 BAD_BATCH = "bad_batch.pt"
+ASKED = "it was asked to stop"
 # Settings that may differ when a run goes on, without changing what it computes.
 HARMLESS = {"output", "resume", "max_minutes", "max_bad_steps", "checkpoint_interval", "keep_checkpoints", "devices"}
 HARMLESS |= {"num_nodes", "log_interval", "wandb_mode", "tensorboard", "data.workers"}
@@ -44,6 +46,7 @@ class Result:
         best: the moving average at the best validation; None without one.
         step: where the run ended.
         reason: why it ended.
+        finished: whether it ended by itself, and not because it was asked to stop.
         is_main: whether this is the process that wrote them.
     """
 
@@ -51,12 +54,14 @@ class Result:
     best: Path | None
     step: int
     reason: str
+    finished: bool
     is_main: bool
 
 
 def train(
     config: TrainConfig,
     *,
+    engine: Engine | None = None,
     validator: Validator | None = None,
     watch: Watch | None = None,
     display: Display | None = None,
@@ -71,7 +76,7 @@ def train(
         OSError, ValueError: no checkpoint to resume, photos are missing, the disk is full.
         RunStoppedError: the run cannot go on; the message says why.
     """
-    trainer = Trainer(config)
+    trainer = Trainer(config, engine)
     run = _Run(config, trainer, validator, watch, display)
     run.resume()
     feed = Feed(config, trainer.step, trainer.engine.rank, trainer.engine.processes)
@@ -91,7 +96,9 @@ def train(
             reason = _reason_to_end(trainer, bool(stopping))
             reason = run.after_update(before, tally, batches, reason)
     best = None if run.best_step is None else run.folder / BEST_WEIGHTS
-    return Result(run.folder / WEIGHTS, best, trainer.step, reason, trainer.engine.is_main)
+    return Result(
+        run.folder / WEIGHTS, best, trainer.step, reason, not reason.startswith(ASKED), trainer.engine.is_main
+    )
 
 
 def _reason_to_end(trainer: Trainer, stopping: bool) -> str:
@@ -100,7 +107,7 @@ def _reason_to_end(trainer: Trainer, stopping: bool) -> str:
     if trainer.step >= config.steps:
         return "all steps are done"
     if trainer.engine.any(stopping):
-        return "it was asked to stop; resume=auto goes on"
+        return f"{ASKED}; resume=auto goes on"
     return "its minutes are over; resume=auto goes on" if trainer.engine.any(over) else ""
 
 
@@ -207,12 +214,14 @@ class _Run:
         if not self.trainer.engine.is_main:
             return None
         step, model = self.trainer.step, self.trainer.average
-        picture = match_picture(model, batch, max_error=3.0)
+        shown = (
+            match_picture(model, batch, max_error=3.0) if self._validator is None else self._validator.picture(model)
+        )
         path = self.folder / "matches" / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        save_picture(picture, path)
+        save_picture(shown, path)
         for each in self._loggers:
-            each.picture(step, picture, path)
+            each.picture(step, shown, path)
         if self._validator is None:
             return None
         validation = self._validator(model, step)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ripe.training.config import WatchConfig
 from ripe.training.validation import SCORE
 
 INLIER_RATIO = "inlier_ratio/"
@@ -17,34 +18,6 @@ INLIER_RATIO = "inlier_ratio/"
 
 SMALLEST_FALL = 2.0
 """Percentage points; less is noise while the validation is still near 0."""
-
-
-@dataclass(frozen=True)
-class WatchConfig:
-    """When a run is ended; scores are in percent, inlier ratios in 0..1.
-
-    Attributes:
-        patience: so many validations in a row may go by without a rise; 0 never ends a run for that. Scores rise once
-            more when the learning rate falls at the end of a run, so little patience costs accuracy.
-        min_rise: a validation counts as a rise if it exceeds the last one that counted by this much.
-        collapse_fall: a validation below the best one by this share of it has fallen, ...
-        collapse_rise: ... and the two part ways if the inlier ratio of some kind of training pairs has meanwhile risen
-            by this much.
-        collapse_patience: a run ends when they have parted in so many validations in a row; 0 never.
-    """
-
-    patience: int = 10
-    min_rise: float = 0.2
-    collapse_fall: float = 0.3
-    collapse_rise: float = 0.1
-    collapse_patience: int = 2
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value >= 0:
-                raise ValueError(f"watch.{name}={value}: must be 0 or more")
-        if not 0 < self.collapse_fall < 1:
-            raise ValueError(f"watch.collapse_fall={self.collapse_fall}: a share, above 0 and below 1")
 
 
 @dataclass
