@@ -245,8 +245,9 @@ class _Run:
             "since_validation": asdict(self._since_validation),
             "watch": None if self._watch is None else self._watch.state_dict(),
         }
-        self.checkpoints.save(state, self.trainer.step, self.best_step)
+        # The checkpoint comes last: a run that is killed before it goes on from the one before, and writes both anew.
         save_weights(self.trainer.average, self.folder / WEIGHTS, options=self.config.model.options())
+        self.checkpoints.save(state, self.trainer.step, self.best_step)
 
     def _give_up(self, batches: list[PairBatch]) -> None:
         path = self.folder / BAD_BATCH
