@@ -21,6 +21,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if path.parent.is_dir():
             raise
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error  # a full disk names no file
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -25,13 +25,10 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     buffer = io.BytesIO()  # torch.save, writing to a file itself, hides why a disk refused
     torch.save(state, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write the checkpoint: {error.strerror}", str(path)) from error
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
