@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from made_sets import (
     CORNER_ORIGIN,
     K0,
@@ -24,8 +27,10 @@ from made_sets import (
 
 from ripe.datasets.catalogue import SOURCES, locate
 from ripe.evaluation.benchmarks import BENCHMARKS, annotated, hpatches, imw2020, megadepth1500
+from ripe.evaluation.extractors import _resize_blurred, resized
 from ripe.evaluation.pairs import PairSet
 from ripe.evaluation.protocol import Resizing
+from ripe.images import as_rgb
 
 READERS = {
     "packaged": lambda root: megadepth1500.read(write_megadepth(root, packaged=True)),
@@ -105,12 +110,46 @@ def test_resizing(resizing, size, wanted):
     assert resizing.apply(size) == wanted
 
 
+def glue_factory_size(width, height, pixels, side):
+    """(width, height) by the expressions of its `ImagePreprocessor.get_new_image_size`."""
+    ratio = width / height
+    rows, columns = (
+        (pixels, int(pixels * ratio)) if (side == "short") ^ (ratio < 1.0) else (int(pixels / ratio), pixels)
+    )
+    return columns, rows
+
+
+@given(st.integers(100, 5000), st.integers(100, 5000), st.sampled_from([("short", 480), ("long", 1600)]))
+def test_sizes_round_as_in_glue_factory(width, height, wanted):
+    side, pixels = wanted
+    assert Resizing(side, pixels, enlarge=True).apply((width, height)) == glue_factory_size(width, height, pixels, side)
+
+
+@pytest.mark.parametrize("wanted", [(90, 120), (100, 61), (299, 400), (450, 600), (300, 120)])
+def test_photos_are_resized_as_in_glue_factory(wanted):
+    """By kornia, with the settings of its `ImagePreprocessor`."""
+    kornia = pytest.importorskip("kornia.geometry.transform")
+    photo = as_rgb(skimage.data.coffee()[:300, :400])
+    expected = kornia.resize(photo, wanted, antialias=True, align_corners=None, interpolation="bilinear")
+    torch.testing.assert_close(_resize_blurred(photo, wanted), expected, rtol=0, atol=1e-6)
+
+
+def test_published_benchmarks_are_resized_so_and_others_are_not():
+    photo = as_rgb(skimage.data.coffee()[:300, :400])
+    assert hpatches.PROTOCOL.resizing.blur
+    assert megadepth1500.PROTOCOL.resizing.blur
+    blurred, other = (resized(photo, Resizing("long", 100, enlarge=True, blur=blur)) for blur in (True, False))
+    torch.testing.assert_close(blurred, _resize_blurred(photo, (75, 100)))
+    assert blurred.shape == other.shape
+    assert (blurred - other).abs().max() > 0.01
+
+
 def test_protocols_are_those_of_the_published_tables():
     assert str(hpatches.PROTOCOL).startswith("short side 480 px, at most 1024 keypoints, mutual nearest neighbours")
     assert "PoseLib homography 0.5 px (resized photos)" in str(hpatches.PROTOCOL)
     assert hpatches.PROTOCOL.limits == (1, 3, 5)
     assert str(megadepth1500.PROTOCOL).startswith("long side 1600 px, at most 2048 keypoints, mutual nearest")
-    assert "PoseLib relative pose 0.5 px (resized photos)" in str(megadepth1500.PROTOCOL)
+    assert "PoseLib relative pose 0.5 px (stored photos)" in str(megadepth1500.PROTOCOL)
     assert megadepth1500.PROTOCOL.limits == (5, 10, 20)
     assert "PoseLib relative pose 0.5 px (stored photos)" in str(imw2020.PROTOCOL)
     assert hpatches.PROTOCOL.published_threshold == megadepth1500.PROTOCOL.published_threshold == 1.0

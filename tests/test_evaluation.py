@@ -200,7 +200,7 @@ def test_stored_keypoints_are_in_pixels_of_the_stored_photo(tmp_path):
     Image.fromarray(photo).save(tmp_path / "dot.png")
     pair = PosePair("p", "dot.png", "dot.png", *[torch.eye(3, dtype=torch.float64)] * 3, torch.ones(3).double())
     pairs = PairSet("dot", tmp_path, "pose", [pair])
-    protocol = replace(BENCHMARKS["megadepth1500"].protocols["pose"], resizing=Resizing("long", 150, enlarge=False))
+    protocol = replace(PROTOCOLS["pose"], resizing=Resizing("long", 150, enlarge=False), in_resized_pixels=True)
     predictions.extract_images(candidate(centroid), pairs, protocol, tmp_path)
     predictions.match_images(candidate(centroid), pairs, protocol, tmp_path)
     stored = predictions.read_predictions(pairs, tmp_path)

@@ -6,7 +6,7 @@ A command's module has `add_parser(subparsers)`, which sets `run` as a default, 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 
 COMMANDS = {
     "match": ("ripe.cli.match", "match two photos and fit their geometry"),
@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
     "train": ("ripe.cli.train", "train a network on a folder of photos"),
     "data": ("ripe.cli.data", "check and download the public data sets"),
+    "demo": ("ripe.cli.demo", "serve a web page that matches two photos"),
     "info": ("ripe.cli.info", "show versions, models with licence and size, and the device"),
 }
 DESCRIPTION = "Keypoints and descriptors learnt from unlabeled image pairs."
@@ -41,6 +42,8 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ripe", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    version = f"%(prog)s {metadata.version('ripe-keypoints')}"
+    parser.add_argument("-V", "--version", action="version", version=version, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         if name == chosen:

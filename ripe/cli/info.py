@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import argparse
 import platform
+from pathlib import Path
 from typing import Any
 
 from ripe.cli import options
+
+EXAMPLES = """  ripe info
+  python -m gluefactory.eval.hpatches --conf "$(ripe info --gluefactory-conf ripe-compact+NN)"
+"""
+CONFIGURATIONS = Path(__file__).parents[1] / "integrations" / "gluefactory_configs"
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
     summary = "Show versions, models with licence and size, and the device."
-    parser = options.add_command(commands, "info", summary, "  ripe info\n")
+    parser = options.add_command(commands, "info", summary, EXAMPLES)
+    parser.add_argument(
+        "--gluefactory-conf",
+        choices=sorted(path.stem for path in CONFIGURATIONS.glob("*.yaml")),
+        help="show only the path of this configuration for Glue Factory",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
+    if arguments.gluefactory_conf is not None:
+        print(CONFIGURATIONS / f"{arguments.gluefactory_conf}.yaml")
+        return 0
     import torch
 
     import ripe

@@ -126,9 +126,8 @@ def baseline(name: str, max_keypoints: int, device: torch.device | None = None) 
         device: of networks; the CPU if None.
 
     Raises:
-        ValueError: there is no such baseline, or its weights do not fit.
+        ValueError: there is no such baseline, its weights do not fit, or kornia is not installed.
         FileNotFoundError: its weights are not at hand; they are never downloaded.
-        ModuleNotFoundError: kornia is not installed.
     """
     word, _, given = name.partition("=")
     if word in BASELINES and not given:
@@ -139,7 +138,7 @@ def baseline(name: str, max_keypoints: int, device: torch.device | None = None) 
     try:
         return LEARNED[word][0](max_keypoints, weights, device)
     except ImportError as error:
-        raise ModuleNotFoundError(f"{word} needs a recent kornia: pip install 'ripe-keypoints[eval]'") from error
+        raise ValueError(f"{word} needs a recent kornia: pip install 'ripe-keypoints[eval]' ({error})") from error
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{weights}: not weights of {word} ({' '.join(str(error).split())[:100]}…)") from error
 

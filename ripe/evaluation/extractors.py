@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ripe.evaluation.protocol import Resizing
@@ -41,7 +43,9 @@ def resized(image: Tensor, resizing: Resizing) -> Tensor:
     """A C×H×W image as an extractor shall see it: bilinear, antialiased."""
     height, width = image.shape[1:]
     size = resizing.apply((width, height))
-    return image if size == (width, height) else resize(image, size[::-1])
+    if size == (width, height):
+        return image
+    return _resize_blurred(image, size[::-1]) if resizing.blur else resize(image, size[::-1])
 
 
 def to_original(features: Features, original: Tensor) -> Features:
@@ -49,3 +53,25 @@ def to_original(features: Features, original: Tensor) -> Features:
     height, width = original.shape[1:]
     keypoints = rescale_keypoints(features.keypoints, features.image_size[::-1], (height, width))
     return Features(keypoints, features.scores, features.descriptors, (width, height))
+
+
+def _resize_blurred(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a C×H×W image to (height, width) as kornia's `resize` does with `antialias=True`."""
+    channels = image[:, None]
+    factors = [before / after for before, after in zip(image.shape[1:], size, strict=True)]
+    if max(factors) > 1:
+        rows, columns = map(_blurring_kernel, factors)
+        reach = (len(columns) // 2,) * 2 + (len(rows) // 2,) * 2
+        channels = F.pad(channels, reach, mode="reflect")
+        channels = F.conv2d(channels, columns.to(image)[None, None, None])
+        channels = F.conv2d(channels, rows.to(image)[None, None, :, None])
+    return F.interpolate(channels, size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _blurring_kernel(factor: float) -> Tensor:
+    """Gaussian weights, odd in number, against the aliasing of one axis that is shrunk by `factor`."""
+    sigma = max((factor - 1) / 2, 0.001)
+    reach = int(max(4 * sigma, 3)) // 2
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = torch.exp(-offsets.square() / (2 * sigma**2))
+    return weights / weights.sum()

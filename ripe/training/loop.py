@@ -245,8 +245,10 @@ class _Run:
             "since_validation": asdict(self._since_validation),
             "watch": None if self._watch is None else self._watch.state_dict(),
         }
+        # The checkpoint comes last: a run that is killed before it goes on from the one before, and writes both anew.
+        model, options = self.trainer.average, self.config.model.options()
+        self.checkpoints.make_room(lambda: save_weights(model, self.folder / WEIGHTS, options=options), self.best_step)
         self.checkpoints.save(state, self.trainer.step, self.best_step)
-        save_weights(self.trainer.average, self.folder / WEIGHTS, options=self.config.model.options())
 
     def _give_up(self, batches: list[PairBatch]) -> None:
         path = self.folder / BAD_BATCH

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ripe.images import fit_long_side
 from ripe.images import resize as resize_to
+from ripe.integrations import opencv
 
 
 def resize_image(image: Tensor, min_size: int = 512, max_size: int = 768) -> Tensor:
@@ -18,10 +19,9 @@ def resize_image(image: Tensor, min_size: int = 512, max_size: int = 768) -> Ten
 
 def to_cv_kpts(kpts: Tensor, scores: Tensor) -> list[cv2.KeyPoint]:
     """N×2 (x, y) keypoints and their N scores as OpenCV keypoints; the score is the `response`."""
-    return [cv2.KeyPoint(x, y, 1.0, -1.0, score) for (x, y), score in zip(kpts.tolist(), scores.tolist(), strict=True)]
+    return opencv.keypoints_of(kpts, scores)
 
 
 def cv2_matches_from_kornia(match_dists: Tensor, match_idxs: Tensor) -> Sequence[cv2.DMatch]:
     """kornia's matches, distances K×1 (or K) and indices K×2, as OpenCV matches."""
-    pairs = zip(match_dists.flatten().tolist(), match_idxs.tolist(), strict=True)
-    return [cv2.DMatch(query, train, distance) for distance, (query, train) in pairs]
+    return opencv.matches_of(match_dists, match_idxs)

@@ -29,7 +29,7 @@ LARGE_SEQUENCES = frozenset(
 )
 PROTOCOL = Protocol(
     kind="homography",
-    resizing=Resizing("short", 480, enlarge=True),
+    resizing=Resizing("short", 480, enlarge=True, blur=True),
     estimator_threshold=0.5,
     limits=(1.0, 3.0, 5.0),
     correct_match=3.0,

@@ -18,11 +18,11 @@ from ripe.geometry.homography import intrinsics_from_corner_origin
 
 PROTOCOL = Protocol(
     kind="pose",
-    resizing=Resizing("long", 1600, enlarge=True),
+    resizing=Resizing("long", 1600, enlarge=True, blur=True),
     estimator_threshold=0.5,
     limits=(5.0, 10.0, 20.0),
     correct_match=2.0,
-    in_resized_pixels=True,
+    in_resized_pixels=False,  # Glue Factory resizes for the extractor only; it estimates in the stored photos' pixels
     error="max(rotation, translation) angle, the latter folded at 90°",
     fold_translation=True,
     published_threshold=1.0,

@@ -1,0 +1,37 @@
+"""Keypoints and matches as OpenCV's own types, for `cv2.drawMatches` and whatever else takes them.
+
+OpenCV's pixel convention is ours (the centre of the top-left pixel at (0, 0)), so positions go over as they are.
+"""
+
+import cv2
+from torch import Tensor
+
+from ripe.features import Features, Matches
+
+SIZE = 1.0
+NO_ANGLE = -1.0  # OpenCV's own mark
+
+
+def to_keypoints(features: Features) -> list[cv2.KeyPoint]:
+    """The keypoints of an image, in order; the `response` is the score, in the unit of `threshold`."""
+    return keypoints_of(features.keypoints, features.scores)
+
+
+def to_matches(matches: Matches) -> list[cv2.DMatch]:
+    """Matches of two images, query being the first.
+
+    The `distance` is that between the two unit descriptors, in 0..2, smaller being better: √(2 − 2·cosine).
+    """
+    return matches_of((2 - 2 * matches.scores).clamp(min=0).sqrt(), matches.indices)
+
+
+def keypoints_of(positions: Tensor, scores: Tensor) -> list[cv2.KeyPoint]:
+    """N×2 (x, y) positions and their N scores as OpenCV's keypoints, of size 1 and without an angle."""
+    rows = zip(positions.tolist(), scores.tolist(), strict=True)
+    return [cv2.KeyPoint(x, y, SIZE, NO_ANGLE, score) for (x, y), score in rows]
+
+
+def matches_of(distances: Tensor, indices: Tensor) -> list[cv2.DMatch]:
+    """Distances K×1 (or K) and indices K×2 (query, train) as OpenCV's matches."""
+    rows = zip(distances.flatten().tolist(), indices.tolist(), strict=True)
+    return [cv2.DMatch(query, train, distance) for distance, (query, train) in rows]
