@@ -22,9 +22,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}") from error
     except OSError as error:
-        if error.filename is not None:
+        if error.errno is None or error.filename not in (None, str(temporary)):
             raise
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error  # a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error  # named by its place, such as on a full disk
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +17,7 @@ import ripe.images
 from ripe.cli import main
 from ripe.networks.vgg import VggNet
 from ripe.training.config import ModelConfig, OptimizerConfig, TrainConfig
+from ripe.training.loggers import FIGURES
 from ripe.training.options import markdown_table, options
 from ripe.training.presets import PUBLISHED_NAMES, compose, groups, presets
 from ripe.training.step import inlier_threshold, penalty_share
@@ -213,6 +216,23 @@ def test_the_input_of_the_published_run_is_normalised_inside_the_network() -> No
         assert normalised[0, channel] == pytest.approx((images[0, channel] - mean) / std, abs=1e-5)
 
 
-def test_the_documentation_has_every_setting() -> None:
+def test_the_documentation_has_every_setting_and_every_logged_number() -> None:
     assert all(option.meaning for option in options())
-    assert markdown_table(options()) in DOCS.read_text()
+    assert markdown_table(options()) in DOCS.read_text(), "replace the table by what markdown_table(options()) gives"
+    assert all(f"| `{name}` | {meaning} |" in DOCS.read_text() for name, meaning in FIGURES.items())
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", DOCS.read_text()))))
+def test_every_file_that_the_documentation_links_exists(target: str) -> None:
+    assert (DOCS.parent / target).is_file()
+
+
+COMMANDS = re.findall(r"^(?:srun )?(?:python ripe/train.py|ripe train) .*", DOCS.read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_documented_command_line_composes(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    words = words[words.index("train" if words[0] in ("ripe", "srun") else "ripe/train.py") + 1 :]
+    preset = words[words.index("--config-name") + 1]
+    assert compose(preset, [word for word in words if "=" in word]).name != "run"

@@ -175,9 +175,9 @@ def test_a_full_disk_ends_the_run_with_one_line_and_leaves_whole_files(whole: Tr
 
     result = subprocess.run(line, preexec_fn=limit, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1, result.stderr
-    assert "cannot write: File too large: " in result.stderr.splitlines()[-1]
+    assert result.stderr.splitlines()[-1].endswith(f"File too large: '{config.folder}/weights.safetensors'")
     assert "Traceback" not in result.stderr
-    assert not [path for path in config.folder.rglob("*") if path.suffix in (".pt", ".safetensors", ".tmp")]
+    assert [path.name for path in config.folder.iterdir()] == ["log.csv"]
 
 
 def test_on_a_full_disk_old_checkpoints_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +319,8 @@ def test_two_processes_equal_one_with_the_same_global_batch(scenes: Path, tmp_pa
     for row, other in zip(log_rows(one.folder), log_rows(two.folder), strict=True):
         for name, value in row.items():
             assert (value == "") == (other[name] == ""), name
-            assert float(other[name] or 0) == pytest.approx(float(value or 0), rel=1e-3, abs=1e-5), name
+            tolerance = 0.05 if name == "gradient_norm" else 1e-3
+            assert float(other[name] or 0) == pytest.approx(float(value or 0), rel=tolerance, abs=1e-5), name
 
 
 def test_processes_share_the_pairs_of_a_step(scenes: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,21 @@ class CheckpointFolder:
     def save(self, state: dict[str, Any], step: int, best: int | None) -> None:
         """Write the checkpoint of `step` and remove those that are too old; `best` is the step of the best one.
 
-        On a full disk all but the newest and the best make room for it.
-
         Raises:
             OSError: it cannot be written; what was there is untouched.
         """
+        self.make_room(lambda: save_checkpoint(state, self.path(step)), best)
+        self._prune(self.keep, best)
+
+    def make_room(self, write: Callable[[], None], best: int | None) -> None:
+        """Run `write`; on a full disk once more, after all checkpoints but the newest and the best made room."""
         try:
-            save_checkpoint(state, self.path(step))
+            write()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self._prune(1, best)
-            save_checkpoint(state, self.path(step))
-        self._prune(self.keep, best)
+            write()
 
     def _prune(self, keep: int, best: int | None) -> None:
         for step in self.steps()[:-keep]:

@@ -246,7 +246,8 @@ class _Run:
             "watch": None if self._watch is None else self._watch.state_dict(),
         }
         # The checkpoint comes last: a run that is killed before it goes on from the one before, and writes both anew.
-        save_weights(self.trainer.average, self.folder / WEIGHTS, options=self.config.model.options())
+        model, options = self.trainer.average, self.config.model.options()
+        self.checkpoints.make_room(lambda: save_weights(model, self.folder / WEIGHTS, options=options), self.best_step)
         self.checkpoints.save(state, self.trainer.step, self.best_step)
 
     def _give_up(self, batches: list[PairBatch]) -> None:
