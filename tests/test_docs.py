@@ -85,6 +85,8 @@ def test_every_command_is_a_command(line: str) -> None:
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif program == "ripe":
         assert callable(cli._parser(words[0]).parse_args(words).run)
+    elif [program, *words][:2] == ["python", "ripe/train.py"]:
+        assert callable(cli._parser("train").parse_args(["train", *words[1:]]).run)
     else:
         assert [program, *words][:3] in (["pip", "install", words[1]], ["python", "-m", "gluefactory.eval.hpatches"])
 

@@ -42,9 +42,9 @@ class WarpConfig:
     any_rotation_share: float = 0.05
     min_scale: float = 0.6
     max_scale: float = 2.0
-    max_scale_ratio: float = 2.0
+    max_scale_ratio: float = 3.0
     perspective: float = 0.2
-    min_overlap: float = 0.3
+    min_overlap: float = 0.2
     photometric: float = 1.0
 
     def __post_init__(self) -> None:
@@ -219,8 +219,8 @@ class ObjectiveConfig:
     penalty_ramp: float = 0.33
     entropy_weight: float = 0.005
     policy_weight: float = 1000.0
-    repeatability_weight: float = 1.0
-    repeatability_spread: float = 1.0
+    repeatability_weight: float = 1.5
+    repeatability_spread: float = 0.75
     descriptor_loss: DescriptorLoss = "infonce"
     descriptor_weight: float = 1.0
     positive_margin: float = 0.3
@@ -230,8 +230,8 @@ class ObjectiveConfig:
     inlier_threshold: float = 1.5
     inlier_threshold_extra: float = 0.0
     inlier_threshold_decay: float = 0.0005
-    warp_threshold_start: float = 3.0
-    warp_threshold_end: float = 1.5
+    warp_threshold_start: float = 2.0
+    warp_threshold_end: float = 1.2
     min_motion: float = 8.0
     min_keypoints: int = 16
     border: int = 16

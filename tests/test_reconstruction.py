@@ -1,0 +1,276 @@
+"""`ripe reconstruct` on a rendered room whose cameras are known, and its parts on what COLMAP synthesises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from made_scene import cameras, write
+from PIL import Image
+
+from ripe.cli import main
+from ripe.features import Features
+from ripe.images import read_image
+from ripe.integrations import colmap
+from ripe.reconstruction.pairs import exhaustive, sequential, similar
+
+pycolmap = pytest.importorskip("pycolmap")
+QUICK = ["--max-keypoints", "600", "--single-camera", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of the room. Do not change them."""
+    return write(tmp_path_factory.mktemp("scene") / "room")
+
+
+@pytest.fixture(scope="module")
+def done(room: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The room reconstructed with the shipped weights and with SIFT. Do not change it."""
+    output = tmp_path_factory.mktemp("reconstruction")
+    assert main(["reconstruct", str(room), "-o", str(output), "--baseline", "sift", *QUICK]) == 0
+    return output
+
+
+def true_errors(model: "pycolmap.Reconstruction") -> tuple[float, float]:
+    """Largest errors over pairs of views: of their relative rotation in degrees, and of their distance's share."""
+    truth = {f"view{index}.png": camera for index, camera in enumerate(cameras())}
+    images = [model.image(identity) for identity in model.reg_image_ids()]
+    found = [image.cam_from_world() for image in images]
+    turned = [pose.rotation.matrix() for pose in found]
+    centres = [-turn.T @ pose.translation for turn, pose in zip(turned, found, strict=True)]
+    true = [truth[image.name] for image in images]
+    true_centres = [-rotation.T @ translation for rotation, translation in true]
+    angles, distances = [], []
+    for i, j in exhaustive(range(len(images))):
+        between = turned[i] @ turned[j].T @ (true[i][0] @ true[j][0].T).T
+        angles.append(np.degrees(np.linalg.norm(cv2.Rodrigues(between)[0])))
+        distances.append([np.linalg.norm(side[i] - side[j]) for side in (centres, true_centres)])
+    shares = np.array(distances) / np.sum(distances, axis=0)
+    return max(angles), float(np.abs(shares[:, 0] / shares[:, 1] - 1).max())
+
+
+@pytest.mark.parametrize("name", ["compact", "sift"])
+def test_the_cameras_come_out(done: Path, name: str) -> None:
+    model = pycolmap.Reconstruction(done / name / "sparse")
+    assert model.num_reg_images() == 6
+    angle, share = true_errors(model)
+    assert angle < 2
+    assert share < 0.1
+
+
+def test_summary_files_and_cloud_agree(done: Path) -> None:
+    summaries = json.loads((done / "summary.json").read_text())
+    assert [summary["extractor"] for summary in summaries] == ["compact", "sift"]
+    for summary in summaries:
+        folder = done / summary["extractor"]
+        model = pycolmap.Reconstruction(folder / "sparse")
+        assert summary["registered"] == summary["photos"] == 6
+        assert summary["points"] == model.num_points3D() > 100
+        tracks = [point.track.length() for point in model.points3D.values()]
+        assert summary["observations"] == sum(tracks)
+        assert summary["mean_track_length"] == pytest.approx(np.mean(tracks))
+        errors = [point.error for point in model.points3D.values()]
+        assert summary["mean_reprojection_error"] == pytest.approx(np.mean(errors))
+        assert summary["mean_reprojection_error"] < 1.5
+        assert summary["pairs"] == summary["verified_pairs"] == 15
+        assert summary["failures"] == {}
+        header = (folder / "points.ply").read_bytes()[:300]
+        assert f"element vertex {summary['points']}".encode() in header
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "database.db", "features.h5", "matches.h5", "points.ply", "sparse"
+        ]  # fmt: skip
+
+
+def test_a_second_run_keeps_the_features(
+    room: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    random_weights: Path,
+) -> None:
+    """With other pairs, which need neither photos nor features anew; and other settings are refused."""
+    command = ["reconstruct", str(room), "-o", str(tmp_path), "--baseline", "sift", *QUICK]
+    command += ["--model", str(random_weights)]
+    main([*command, "--pairs", "similar", "--neighbours", "2"])
+    capsys.readouterr()
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("ripe.evaluation.extractors.as_rgb", never)
+    main([*command, "--pairs", "sequential", "--neighbours", "2"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| sift")]
+    assert [row[2].strip() for row in rows] == ["6 of 6"]
+    assert rows[0][7].strip() == "9 of 9"
+    assert main([*command, "--resize", "200"]) == 1
+    assert "was begun with other settings" in capsys.readouterr().err
+
+
+def test_photos_without_a_common_geometry_make_no_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], random_weights: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    (tmp_path / "noise").mkdir()
+    for index in range(2):
+        noise = cv2.resize(generator.integers(0, 255, (60, 80, 3), dtype=np.uint8), (640, 480))
+        Image.fromarray(noise).save(tmp_path / "noise" / f"{index}.png")
+    (tmp_path / "noise" / "broken.jpg").write_bytes(b"no photo")
+    command = ["reconstruct", str(tmp_path / "noise"), "-o", str(tmp_path / "out"), "--model", str(random_weights)]
+    assert main([*command, *QUICK]) == 1
+    streams = capsys.readouterr()
+    assert "| random | 0 of 3 | 0 | 0 | – | – px |" in streams.out
+    assert "ripe: left out: broken.jpg: not an image" in streams.err
+    assert "ripe: error: random: no model; 0 of 1 pairs have a common geometry. Photos must overlap" in streams.err
+    assert not (tmp_path / "out" / "random" / "sparse").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nowhere", "nowhere: no such folder"),
+        ("empty", "empty: holds no photo"),
+        ("one", "one: 1 of 1 photos could be read; two or more are needed"),
+        ("one --pairs missing.txt", "missing.txt: no such file"),
+        ("one --model huge", "unknown model 'huge'"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, random_weights: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "one" / "a.png")
+    words = arguments.split()
+    if "--model" not in words:
+        words += ["--model", str(random_weights)]
+    assert main(["reconstruct", *words, "-o", "out", "--device", "cpu"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ripe:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+ORDERS = {"pycolmap first": "import pycolmap, cv2", "OpenCV first": "import cv2, pycolmap", "neither": ""}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_command_survives_any_import_order(order: str, room: Path, tmp_path: Path, random_weights: Path) -> None:
+    words = ["reconstruct", str(room), "-o", str(tmp_path / "out"), "--model", str(random_weights), *QUICK]
+    words += ["--pairs", "sequential", "--neighbours", "1", "--max-keypoints", "100"]
+    code = f"{ORDERS[order]}\nimport sys; from ripe.cli import main; main({words!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+def test_without_pycolmap_the_message_says_what_to_install(room: Path, tmp_path: Path) -> None:
+    words = ["reconstruct", str(room), "-o", str(tmp_path / "out")]
+    code = f"import sys; sys.modules['pycolmap'] = None; from ripe.cli import main; sys.exit(main({words!r}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("ripe: error: COLMAP is needed: pip install 'ripe-keypoints[colmap]'")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_known_keypoints_and_matches_give_the_known_model(tmp_path: Path) -> None:
+    """COLMAP makes a scene; its projections, through our database, must come out as that scene."""
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 1, 1, 6
+    options.num_points3D, options.num_points2D_without_point3D = 150, 0
+    pycolmap.set_random_seed(0)
+    truth = pycolmap.synthesize_dataset(options)
+    camera = next(iter(truth.cameras.values()))
+    features, seen = {}, {}
+    for image in truth.images.values():
+        name = f"{image.image_id}.png"
+        Image.new("L", (camera.width, camera.height)).save(tmp_path / name)
+        points = [point for point in image.points2D if point.has_point3D()]
+        keypoints = torch.tensor(np.array([point.xy for point in points]) - colmap.PIXEL_CENTRE).float()
+        nothing = torch.zeros(len(points), 0)
+        features[name] = Features(keypoints, torch.ones(len(points)), nothing, (camera.width, camera.height))
+        seen[name] = {point.point3D_id: index for index, point in enumerate(points)}
+    matches = []
+    for pair in exhaustive(sorted(features)):
+        shared = sorted(seen[pair[0]].keys() & seen[pair[1]].keys())
+        matches.append((pair, np.array([[seen[name][point] for name in pair] for point in shared])))
+    database = tmp_path / "database.db"
+    assert colmap.write_database(database, tmp_path, features, matches, single_camera=True) == []
+    with pycolmap.Database.open(database) as opened:
+        stored = opened.read_keypoints(next(image.image_id for image in opened.read_all_images()))
+        assert opened.num_cameras() == 1
+    np.testing.assert_allclose(stored[:, :2], features[sorted(features)[0]].keypoints.numpy() + 0.5, atol=1e-3)
+    assert colmap.verify(database) == 15
+    (tmp_path / "scratch").mkdir()
+    registered: list[int] = []
+    [model] = colmap.map_incrementally(database, tmp_path, tmp_path / "scratch", registered.append)
+    assert model.num_reg_images() == sum(registered) == 6
+    assert model.compute_mean_reprojection_error() < 0.05
+    # Distances between points keep their ratios.
+    true_points = {frozenset((f"{e.image_id}.png", e.point2D_idx) for e in p.track.elements): p.xyz
+                   for p in renumbered(truth)}  # fmt: skip
+    names = {image.image_id: image.name for image in model.images.values()}
+    places = [
+        (point.xyz, true_points[key])
+        for point in model.points3D.values()
+        if (key := frozenset((names[e.image_id], e.point2D_idx) for e in point.track.elements)) in true_points
+    ]
+    assert len(places) > 100
+    ours, true = (np.array(side) for side in zip(*places, strict=True))
+    ratios = np.linalg.norm(np.diff(ours, axis=0), axis=1) / np.linalg.norm(np.diff(true, axis=0), axis=1)
+    np.testing.assert_allclose(ratios, np.median(ratios), rtol=0.01)
+
+
+def renumbered(model: "pycolmap.Reconstruction") -> list:
+    """The points of a model whose images hold observed keypoints only, so that our numbering is COLMAP's."""
+    assert all(point.has_point3D() for image in model.images.values() for point in image.points2D)
+    return list(model.points3D.values())
+
+
+def test_matches_by_chance_verify_nothing(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = {}
+    for name in ("a.png", "b.png"):
+        Image.new("L", (640, 480)).save(tmp_path / name)
+        positions = torch.rand(900, 2, generator=generator) * torch.tensor([639.0, 479.0])
+        features[name] = Features(positions, torch.ones(900), torch.zeros(900, 0), (640, 480))
+    pairs = [(("a.png", "b.png"), np.repeat(np.arange(900)[:, None], 2, axis=1))]
+    colmap.write_database(tmp_path / "database.db", tmp_path, features, pairs)
+    assert colmap.verify(tmp_path / "database.db") == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_keypoints_go_back_to_the_stored_pixels(orientation: int, tmp_path: Path) -> None:
+    """A dot is found in the upright photo; COLMAP sees the stored one."""
+    stored = np.zeros((40, 60), dtype=np.uint8)
+    stored[11, 23] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "dot.png", exif=exif)
+    upright = read_image(tmp_path / "dot.png")[:, :, 0]
+    [[row, column]] = np.argwhere(upright)
+    size = upright.shape[1], upright.shape[0]
+    features = Features(torch.tensor([[float(column), float(row)]]), torch.ones(1), torch.zeros(1, 0), size)
+    np.testing.assert_array_equal(colmap.stored_keypoints(features, orientation), [[23, 11]])
+
+
+def test_pairs() -> None:
+    names = list("abcde")
+    assert len(exhaustive(names)) == 10
+    assert sequential(names, 2) == [
+        ("a", "b"), ("a", "c"), ("b", "c"), ("b", "d"), ("c", "d"), ("c", "e"), ("d", "e")
+    ]  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    base = torch.nn.functional.normalize(torch.randn(3, 40, 16, generator=generator), dim=2)
+    # a and d show one thing, b and e another, c a third.
+    descriptors = dict(zip(names, base[[0, 1, 2, 0, 1]], strict=True))
+    chosen = similar(descriptors, 1)
+    assert {("a", "d"), ("b", "e")} <= set(chosen)
+    assert len(chosen) == 3
+    assert len(similar(descriptors, 10)) == 10
