@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PIXEL_CENTRE = 0.5
 SEED = 0
 # RANSAC as in hloc: mutual nearest neighbours hold more outliers than the matches that COLMAP's defaults expect. So
-# many of them agree with some geometry by chance (5 to 10 %, seen on photos of different rooms) that a number of inliers
-# alone verifies nothing.
+# many of them agree with some geometry by chance (5 to 10 %, seen on photos of different rooms) that no number of
+# inliers alone verifies a pair.
 MIN_INLIER_RATIO = 0.1
 VERIFICATION = {
     "min_inlier_ratio": MIN_INLIER_RATIO,
