@@ -1,5 +1,7 @@
-# make demo   match two bundled photos          make test    run the tests
-# make check  everything that CI runs           make clean   remove what make made
+# make demo   match two bundled photos          make test          run the tests
+# make check  everything that CI runs           make browser-test  test the web demo in Chromium
+# make docs   build the documentation (site/)   make package       build wheel and sdist (dist/) and try both
+# make clean  remove what make made             make screenshots   take the documentation's pictures of the web demo
 # The first run creates .venv; the others only use it.
 
 # The first Python of 3.11 or newer that can create virtual environments.
@@ -10,7 +12,9 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TEST_OPTIONS ?=
 
-.PHONY: demo test check lint clean
+CHROMIUM := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
+
+.PHONY: demo test check lint docs package browser-test screenshots clean
 
 demo: .venv/installed
 	$(BIN)/python demo.py
@@ -23,10 +27,29 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: .venv/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python package_tests/install.py dist
+
+ifdef CHROMIUM
+browser-test: .venv/installed-dev
+	$(BIN)/python -m pytest browser_tests
+else
+browser-test:
+	@echo "browser-test: left out, as there is no Chromium (Debian: apt-get install chromium)"
+endif
+
+screenshots: .venv/installed-dev
+	$(BIN)/python docs/screenshots.py
+
+check: lint docs package browser-test test
 
 clean:
-	rm -rf .venv demo_matches.png
+	rm -rf .venv demo_matches.png build dist site
 
 .venv/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv found; set PYTHON=/path/to/python3" >&2; exit 1; }
@@ -39,5 +62,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) -e ".[colmap,demo,eval,train]" --group dev
+	$(INSTALL) -e ".[colmap,demo,eval,train]" --group dev --group docs
 	touch $@

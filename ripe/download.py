@@ -1,9 +1,11 @@
 """Downloads that are kept: fetched once, recorded by size and SHA-256, and checked against that record ever after."""
 
 import hashlib
+import http
 import http.client
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +17,7 @@ from ripe.files import replacing
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
+NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
 def cache_dir() -> Path:
@@ -28,22 +31,84 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(url: str, path: Path) -> None:
+def fetch(url: str, path: Path, *, sha256: str = "") -> None:
     """Download `url` to `path` with a progress bar, whole or not at all, and record it.
+
+    Args:
+        url: what is fetched.
+        path: where it is kept; its folder is made.
+        sha256: how the file's SHA-256 must begin, in hexadecimal digits.
 
     Raises:
         OSError: the download failed; the message says where a file fetched by hand belongs.
+        ValueError: what arrived has another SHA-256; nothing is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(path) as temporary:
             _download(url, temporary, path.name)
+            if sha256:
+                check_sha256(temporary, sha256, name=url)
             _record(temporary, path, url)
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except NETWORK_ERRORS as error:
         reason = getattr(error, "reason", None) or error
         raise OSError(
             f"cannot download {url} ({reason}); fetch it by other means and put it at {path}, or give its path"
         ) from error
+
+
+def check_sha256(path: Path, prefix: str, *, name: str | None = None) -> None:
+    """Raise a `ValueError` that names the file, `name` if given, unless its SHA-256 begins with `prefix`."""
+    found = sha256_of(path)
+    if not found.startswith(prefix):
+        raise ValueError(f"{name or path}: its SHA-256 is {found}, but should begin with {prefix}; not the right file")
+
+
+def fetch_text(url: str) -> str:
+    """The text of a small page; `OSError` if it cannot be had."""
+    try:
+        with urllib.request.urlopen(_request(url), timeout=TIMEOUT_SECONDS) as response:
+            return response.read().decode("utf-8", errors="replace")
+    except NETWORK_ERRORS as error:
+        raise OSError(f"cannot read {url} ({error})") from error
+
+
+def fetch_resumable(
+    url: str, path: Path, *, md5: str | None = None, attempts: int = 5, wait_seconds: float = 2.0
+) -> None:
+    """Download a large file to `path` with a progress bar; what is there of it is kept when the connection breaks.
+
+    The part that has arrived is `<path>.part`; this call, or a later one, goes on where it ends if the server has the
+    same file still (by its ETag or date) and can send the rest; otherwise it starts anew.
+
+    Args:
+        url: of the file.
+        path: that it gets once it is whole.
+        md5: sum of the file in hexadecimal digits, if it is known.
+        attempts: how often a broken connection is tried again before giving up.
+        wait_seconds: before the second attempt; doubled for each further one.
+
+    Raises:
+        OSError: the download failed; what has arrived is kept.
+        ValueError: the file is not the one that `md5` belongs to; it is deleted.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    for attempt in range(attempts):
+        try:
+            _download_rest(url, part, path.name)
+            break
+        except NETWORK_ERRORS as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if refused or attempt + 1 == attempts:
+                raise OSError(f"cannot download {url} ({error}); run the same again to go on") from error
+            time.sleep(wait_seconds * 2**attempt)
+    if md5 is not None and _md5_of(part) != md5:
+        part.unlink()
+        _validator_path(part).unlink(missing_ok=True)
+        raise ValueError(f"{url}: arrived damaged (its MD5 sum is not {md5}) and was deleted; run the same again")
+    part.replace(path)
+    _validator_path(part).unlink(missing_ok=True)
 
 
 def verify(path: Path) -> None:
@@ -68,19 +133,72 @@ def verify(path: Path) -> None:
         )
 
 
+def _request(url: str) -> urllib.request.Request:
+    return urllib.request.Request(url, headers={"User-Agent": "ripe-keypoints"})
+
+
 def _download(url: str, target: Path, label: str) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "ripe-keypoints"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, target.open("wb") as file:
-        announced = response.headers.get("Content-Length")
-        total = int(announced) if announced else None
-        received = 0
-        with tqdm(total=total, unit="B", unit_scale=True, desc=label) as progress:
-            while chunk := response.read(CHUNK_BYTES):
-                file.write(chunk)
-                received += len(chunk)
-                progress.update(len(chunk))
+    with urllib.request.urlopen(_request(url), timeout=TIMEOUT_SECONDS) as response:
+        _receive(response, target, label, start=0)
+
+
+def _download_rest(url: str, part: Path, label: str) -> None:
+    request = _request(url)
+    start = part.stat().st_size if part.exists() else 0
+    validator = _validator_path(part)
+    if start and validator.exists():
+        request.add_header("Range", f"bytes={start}-")
+        request.add_header("If-Range", validator.read_text())  # the server sends all of it if its file has changed
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if error.headers.get("Content-Range") == f"bytes */{start}":
+                return  # all of it had arrived before
+            part.unlink()
+            raise ConnectionError("what had arrived does not fit the server's file") from error
+        raise
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            start = 0
+            part.write_bytes(b"")  # at no moment may an old part stand beside the new file's validator
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise ConnectionError("the server sent another part of the file than was asked for")
+        etag = response.headers.get("ETag", "")
+        stamp = response.headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag
+        if stamp:
+            validator.write_text(stamp)
+        else:
+            validator.unlink(missing_ok=True)
+        _receive(response, part, label, start)
+
+
+def _receive(response: http.client.HTTPResponse, target: Path, label: str, start: int) -> None:
+    """Write a response to the end of the first `start` bytes of a file; what arrives is kept if the rest does not."""
+    announced = response.headers.get("Content-Length")
+    total = start + int(announced) if announced else None
+    received = start
+    with (
+        target.open("r+b" if start else "wb") as file,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=label) as progress,
+    ):
+        file.seek(start)
+        while chunk := response.read1(CHUNK_BYTES):
+            file.write(chunk)
+            received += len(chunk)
+            progress.update(len(chunk))
     if total is not None and received != total:
         raise ConnectionError(f"{received} of {total} bytes arrived")
+
+
+def _md5_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _validator_path(part: Path) -> Path:
+    return part.with_name(part.name + ".etag")
 
 
 def _record(content: Path, path: Path, url: str) -> None:

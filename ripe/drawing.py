@@ -1,4 +1,4 @@
-"""A picture of matches: two photos side by side, joined by lines."""
+"""Pictures of keypoints and matches: two photos side by side, the matches as lines between them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ MAX_WIDTH = 1920
 GAP = 8
 GREEN = (40, 220, 80)
 RED = (230, 60, 50)
+SHIFT = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
 LINE_OPACITY = 0.4  # so that the photos can be seen behind hundreds of lines
 
 
@@ -36,22 +37,27 @@ def draw_matches(
     Returns:
         H×W×3 uint8 RGB picture, W ≤ `max_width`.
     """
-    widths = [image.shape[2] for image in images]
-    scale = min(1.0, (max_width - GAP) / sum(widths))
-    panels = []
-    for image in images:
-        size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[2] * scale)))
-        panels.append(image if scale == 1.0 else resize(image, size))
-    canvas = _side_by_side(panels)
-    places = [
-        rescale_keypoints(p.detach().cpu().double(), _size(image), _size(panel)).numpy()
-        for p, image, panel in zip(points, images, panels, strict=True)
-    ]
-    places[1] = places[1] + (panels[0].shape[2] + GAP, 0)
+    canvas, places = _lay_out(images, points, max_width)
     red = np.zeros(len(places[0]), dtype=bool) if wrong is None else wrong.cpu().numpy()
     for chosen, colour in ((red, RED), (~red, GREEN)):
         if chosen.any():
             _draw_lines(canvas, places[0][chosen], places[1][chosen], colour)
+    return canvas
+
+
+def draw_keypoints(images: Sequence[Tensor], keypoints: Sequence[Tensor], *, max_width: int = MAX_WIDTH) -> np.ndarray:
+    """Draw the keypoints of two photos side by side.
+
+    Args:
+        images: the two photos, each 3×H×W RGB in 0..1. Both are shrunk by one factor to fit the width.
+        keypoints: N×2 (x, y) of each, in pixels of the photos.
+        max_width: of the picture, in pixels.
+
+    Returns:
+        H×W×3 uint8 RGB picture, W ≤ `max_width`.
+    """
+    canvas, places = _lay_out(images, keypoints, max_width)
+    _draw_circles(canvas, _fixed_point(np.concatenate(places)), GREEN)
     return canvas
 
 
@@ -77,6 +83,22 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
 
 
+def _lay_out(images: Sequence[Tensor], points: Sequence[Tensor], max_width: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Both photos side by side on a canvas, and where their points are on it."""
+    widths = [image.shape[2] for image in images]
+    scale = min(1.0, (max_width - GAP) / sum(widths))
+    panels = []
+    for image in images:
+        size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[2] * scale)))
+        panels.append(image if scale == 1.0 else resize(image, size))
+    places = [
+        rescale_keypoints(p.detach().cpu().double(), _size(image), _size(panel)).numpy()
+        for p, image, panel in zip(points, images, panels, strict=True)
+    ]
+    places[1] = places[1] + (panels[0].shape[2] + GAP, 0)
+    return _side_by_side(panels), places
+
+
 def _side_by_side(panels: Sequence[Tensor]) -> np.ndarray:
     height = max(panel.shape[1] for panel in panels)
     width = sum(panel.shape[2] for panel in panels) + GAP * (len(panels) - 1)
@@ -90,11 +112,18 @@ def _side_by_side(panels: Sequence[Tensor]) -> np.ndarray:
 
 
 def _draw_lines(canvas: np.ndarray, starts: np.ndarray, ends: np.ndarray, colour: tuple[int, int, int]) -> None:
-    shift = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
-    fixed = [np.round(points * 2**shift).astype(int).tolist() for points in (starts, ends)]
+    fixed = [_fixed_point(points) for points in (starts, ends)]
     lines = canvas.copy()
     for start, end in zip(*fixed, strict=True):
-        cv2.line(lines, start, end, colour, 1, cv2.LINE_AA, shift)
+        cv2.line(lines, start, end, colour, 1, cv2.LINE_AA, SHIFT)
     cv2.addWeighted(lines, LINE_OPACITY, canvas, 1 - LINE_OPACITY, 0, dst=canvas)
-    for point in (*fixed[0], *fixed[1]):
-        cv2.circle(canvas, point, 2 << shift, colour, 1, cv2.LINE_AA, shift)
+    _draw_circles(canvas, [*fixed[0], *fixed[1]], colour)
+
+
+def _draw_circles(canvas: np.ndarray, centres: list[list[int]], colour: tuple[int, int, int]) -> None:
+    for centre in centres:
+        cv2.circle(canvas, centre, 2 << SHIFT, colour, 1, cv2.LINE_AA, SHIFT)
+
+
+def _fixed_point(points: np.ndarray) -> list[list[int]]:
+    return np.round(points * 2**SHIFT).astype(int).tolist()

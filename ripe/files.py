@@ -1,10 +1,12 @@
 """Files that are either whole or absent: everything is written beside its place and then moved there."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -19,6 +21,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if path.parent.is_dir():
             raise
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}") from error
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # named by its place, such as on a full disk
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -32,3 +38,9 @@ def check_writable(path: str | Path) -> None:
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path}: no permission to write in {path.parent}")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write one line of JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content) + "\n")

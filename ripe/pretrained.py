@@ -176,7 +176,7 @@ def _existing(name_or_path: str | Path) -> Path:
 def _load_file(path: Path, options: Mapping[str, Any] | None = None) -> RIPE:
     with path.open("rb") as file:
         is_safetensors = file.read(9)[8:] == b"{"
-    state, metadata = _read_safetensors(path) if is_safetensors else (_read_state_dict(path), {})
+    state, metadata = _read_safetensors(path) if is_safetensors else (read_state_dict(path), {})
     stored_options = json.loads(metadata.get("options", "{}"))
     model = build(metadata.get("architecture", "vgg_hyper"), **{**stored_options, **(options or {})})
     try:
@@ -197,7 +197,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path}: damaged weights file ({error})") from error
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a PyTorch state dict, on the CPU; `ValueError` names a file that is none."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # other bytes make the unpickler fail in every way that there is

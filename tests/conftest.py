@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import cv2
 import pytest
+import skimage.data
 import torch
 
 import ripe
@@ -31,3 +33,14 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(random_weights: Path) -> ripe.RIPE:
     """A compact model with random weights, on the CPU. Do not change it."""
     return ripe.load(random_weights, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of real photos: crops of a face and of a cup of coffee."""
+    root = tmp_path_factory.mktemp("photos")
+    for scene, photo in (("astronaut", skimage.data.astronaut()), ("coffee", skimage.data.coffee())):
+        (root / scene).mkdir()
+        for index, (y, x) in enumerate(((0, 0), (20, 40), (60, 10))):
+            cv2.imwrite(str(root / scene / f"{index}.png"), photo[y : y + 300, x : x + 320, ::-1])
+    return root

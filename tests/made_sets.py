@@ -146,5 +146,65 @@ def write_imw(root: Path) -> Path:
     return folder
 
 
+def small_photo(number: int) -> np.ndarray:
+    """Photo of 64×48 pixels: some part of a real one, different for each number."""
+    photo = (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea())[number % 3]
+    y, x = (37 * number) % (photo.shape[0] - 48), (53 * number) % (photo.shape[1] - 64)
+    return photo[y : y + 48, x : x + 64]
+
+
+def save_photo(path: Path, photo: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo).save(path, compress_level=1)
+
+
+def write_disk(root: Path, scenes=("0000", "0015", "0022", "0063", "0101"), photos: int = 4) -> Path:
+    """DISK's MegaDepth: scenes of a few photos, all triples of neighbours as tuples; some are of benchmarks."""
+    folder = root / "disk-data" / "megadepth"
+    content = {}
+    for place, scene in enumerate(scenes):
+        names = [f"{scene}_{index}.jpg" for index in range(photos)]
+        for index, name in enumerate(names):
+            save_photo(folder / "scenes" / scene / "images" / name, small_photo(photos * place + index))
+        tuples = [[i, (i + 1) % photos, (i + 2) % photos] for i in range(photos)]
+        content[scene] = {"image_path": f"scenes/{scene}/images", "images": names, "tuples": tuples}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_tokyo(root: Path, places: int = 3) -> Path:
+    """The first places of Tokyo 24/7."""
+    folder = root / "Tokyo_Query_V3"
+    for number in range(1, 9 * places + 1):
+        save_photo(folder / f"{number:05d}.jpg", small_photo(number))
+        (folder / f"{number:05d}.csv").write_text("35.6,139.7\n")
+    return folder
+
+
+def write_acdc(root: Path, frames: int = 2) -> Path:
+    """ACDC's training split and one photo of its validation split; the car's bonnet is white."""
+    folder = root / "ACDC"
+    photo = np.zeros((1080, 1920, 3), dtype=np.uint8)
+    photo[:896] = cv2.resize(skimage.data.coffee(), (1920, 896)) // 2
+    photo[896:] = 255
+    for condition, sequence in (("fog", "GOPR0475"), ("night", "GP010356"), ("rain", "GOPR0400")):
+        for frame in range(1, frames + 1):
+            name = f"{sequence}_frame_{frame:06d}"
+            for split, ending in (("train", "rgb_anon"), ("train_ref", "ref_anon")):
+                save_photo(folder / "rgb_anon" / condition / split / sequence / f"{name}_{ending}.png", photo)
+    save_photo(folder / "rgb_anon" / "fog" / "val" / "GOPR0476" / "GOPR0476_frame_000001_rgb_anon.png", photo)
+    return folder
+
+
+def write_own(root: Path, scenes: dict[str, int], singles: int = 0) -> Path:
+    """A folder with scene folders of so many photos, and loose photos."""
+    number = 0
+    for place, count in [*scenes.items(), ("", singles)]:
+        for index in range(count):
+            save_photo(root / place / f"{index:03d}.png", small_photo(number))
+            number += 1
+    return root
+
+
 def _words(numbers) -> str:
     return " ".join(f"{number:.10g}" for number in numbers)

@@ -172,7 +172,7 @@ def test_a_limit_spreads_over_the_set(tmp_path):
 @pytest.mark.parametrize("name", [name for name, benchmark in BENCHMARKS.items() if benchmark.source])
 def test_a_missing_set_says_how_it_is_had(tmp_path, monkeypatch, name):
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=f"get the data set by: mkdir -p {tmp_path} && cd {tmp_path} && curl"):
+    with pytest.raises(FileNotFoundError, match=f"get the data set by: ripe data download {name}"):
         locate(name)
     (tmp_path / SOURCES[name].folder).mkdir(parents=True)
     assert locate(name) == tmp_path / SOURCES[name].folder

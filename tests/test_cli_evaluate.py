@@ -174,7 +174,7 @@ def test_failures_are_null_in_json(annotated, tmp_path):
     ("words", "message"),
     [
         (["pairs", "nowhere"], "nowhere: no such folder"),
-        (["hpatches"], "get the data set by: mkdir -p"),
+        (["hpatches"], "get the data set by: ripe data download hpatches"),
         (["pairs", "SET", "--baseline", "surf"], "no baseline 'surf'"),
         (["pairs", "SET", "--baseline", "disk=nowhere.pth"], "nowhere.pth: no such file"),
         (["pairs", "SET", "--model", "nothing"], "unknown model 'nothing'"),

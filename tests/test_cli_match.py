@@ -187,7 +187,7 @@ def test_the_module_is_the_command_and_help_does_not_wait_for_pytorch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     by_module = subprocess.run([sys.executable, "-m", "ripe.cli", "--help"], capture_output=True, text=True, check=True)
     assert by_module.stdout == shown
-    assert all(f"\n    {command} " in shown for command in COMMANDS)
+    assert all(f"\n    {command}" in shown for command in COMMANDS)
 
 
 def test_info_names_versions_models_licences_and_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,24 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import ripe
 
-OPTIONAL = ("kornia", "matplotlib", "hydra", "omegaconf", "gradio", "wandb", "skimage", "torchvision", "pycolmap")
+OPTIONAL = (
+    "gradio",
+    "hydra",
+    "kornia",
+    "lightning_fabric",
+    "matplotlib",
+    "omegaconf",
+    "pycolmap",
+    "skimage",
+    "torchvision",
+    "wandb",
+)
 USE_EVERY_NAME = "import ripe; [getattr(ripe, name) for name in ripe.__all__]"
 
 
@@ -26,6 +38,35 @@ def test_the_check_can_fail() -> None:
     assert loaded_optional_packages(f"{USE_EVERY_NAME}; import matplotlib") == {"matplotlib"}
 
 
+NEEDING_MORE = {
+    "ripe.demo.page": "gradio",
+    "ripe.integrations.gluefactory": "gluefactory",
+    "ripe.integrations.hloc": "hloc",
+}
+
+
+def test_modules_need_optional_packages_only_where_they_say_so() -> None:
+    """Every module can be imported where no optional package is installed, but for those whose purpose it is."""
+    code = f"""
+import importlib, pkgutil, sys, ripe
+for name in {OPTIONAL!r}:
+    sys.modules[name] = None  # makes its import fail
+for module in pkgutil.walk_packages(ripe.__path__, "ripe."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError as error:
+            print(module.name, error.name)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert dict(line.split() for line in result.stdout.splitlines()) == NEEDING_MORE
+
+
+def test_importing_the_package_loads_neither_pytorch_nor_numpy() -> None:
+    code = "import ripe, sys; print(*({'torch', 'numpy', 'cv2', 'PIL', 'h5py'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
 def test_every_public_name_is_there() -> None:
     assert all(hasattr(ripe, name) for name in ripe.__all__)
     assert set(ripe.__all__) <= set(dir(ripe))
@@ -37,13 +78,15 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = ripe.nothing
 
 
-def test_pictures_survive_any_import_order(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """With pycolmap imported before it, OpenCV's PNG writer ends the process; ours must not use it."""
+@pytest.mark.parametrize("order", ["import_pycolmap(); import ripe.drawing", "import ripe.drawing; import_pycolmap()"])
+def test_pictures_survive_pycolmap(order: str, tmp_path: Path) -> None:
+    """A process that imports pycolmap 4.2 before zlib's other users dies of writing a PNG; our way in must not."""
     pytest.importorskip("pycolmap")
-    path = tmp_path_factory.mktemp("picture") / "a.png"
+    path = tmp_path / "a.png"
     code = (
-        "import pycolmap, numpy, ripe.drawing as drawing;"
-        f"drawing.save_picture(numpy.zeros((9, 9, 3), dtype=numpy.uint8), {str(path)!r})"
+        f"from ripe.integrations.colmap import import_pycolmap; {order}; import cv2, numpy, ripe.drawing as drawing;"
+        "picture = numpy.zeros((9, 9, 3), dtype=numpy.uint8);"
+        f"drawing.save_picture(picture, {str(path)!r}); cv2.imwrite({str(path)!r}, picture)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert path.is_file()

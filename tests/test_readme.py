@@ -1,7 +1,6 @@
 """The README does what it says."""
 
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ripe import cli
 from ripe.architectures import build
 
 ROOT = Path(__file__).parents[1]
@@ -53,18 +51,3 @@ def test_the_published_example_runs(tmp_path: Path, photos: list[Path], monkeypa
     torch.save(state, tmp_path / "cache" / "ripe_weights.pth")
     run(blocks("python")[1], tmp_path, photos)
     assert (tmp_path / "matches.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines()])
-def test_every_command_is_a_command(line: str) -> None:
-    program, *words = shlex.split(line, comments=True)
-    if program == "make":
-        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    else:
-        assert program == "ripe"
-        assert callable(cli._parser(words[0]).parse_args(words).run)
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_every_linked_file_exists(target: str) -> None:
-    assert target.startswith("https://") or (ROOT / target).is_file()

@@ -14,6 +14,8 @@ COMMANDS = {
     "reconstruct": ("ripe.cli.reconstruct", "reconstruct a scene from a folder of photos with COLMAP"),
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
     "train": ("ripe.cli.train", "train a network on a folder of photos"),
+    "data": ("ripe.cli.data", "check and download the public data sets"),
+    "demo": ("ripe.cli.demo", "serve a web page that matches two photos"),
     "info": ("ripe.cli.info", "show versions, models with licence and size, and the device"),
 }
 DESCRIPTION = "Keypoints and descriptors learnt from unlabeled image pairs."

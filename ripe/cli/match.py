@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
+from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit
 
 if TYPE_CHECKING:
     from ripe.features import Features, Matches, TwoViewGeometry
@@ -24,7 +21,6 @@ EXAMPLES = """  ripe match left.jpg right.jpg
 The last one matches many pairs (two names a line) with the features that `ripe extract` has stored, and writes hloc's
 matches.h5. Interrupted (even killed) and started again, it goes on where it was.
 """
-INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "none": None}
 
 
 def add_parser(commands: Any) -> None:
@@ -49,20 +45,6 @@ def add_parser(commands: Any) -> None:
         "--inlier-threshold", type=float, metavar="PX", help="in pixels (1 for fundamental, 2 for homography)"
     )
     parser.set_defaults(run=run, refuse=parser.error)
-
-
-class Stopwatch:
-    """Times of named stages in milliseconds."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the body of a `with` statement."""
-        start = time.perf_counter()
-        yield
-        self.milliseconds[name] = round((time.perf_counter() - start) * 1000, 1)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -127,7 +109,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
         matches = match(*features)
     points = matches.points(*features)
     with watch.stage("geometry"):
-        geometry = _fit(arguments.geometry, points, threshold)
+        geometry = fit(arguments.geometry, points, threshold)
     _report(features, matches, geometry, watch)
     if arguments.output is not None:
         shown = points if geometry is None else [p[geometry.inliers] for p in points]
@@ -135,7 +117,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
         print(f"picture    {arguments.output}")
     if arguments.json is not None:
         settings = _settings(arguments, model.detection.threshold, threshold)
-        _write_json(arguments.json, _document(settings, features, matches, geometry, watch))
+        files.write_json(arguments.json, document(settings, features, matches, geometry, watch.milliseconds))
         print(f"json       {arguments.json}")
     return 0
 
@@ -145,14 +127,6 @@ def _inlier_threshold(arguments: argparse.Namespace) -> float | None:
     if given is not None and not given > 0:
         raise ValueError(f"--inlier-threshold is {given}; it must be more than 0 pixels")
     return given or INLIER_THRESHOLDS[arguments.geometry]
-
-
-def _fit(kind: Any, points: Any, threshold: float | None) -> TwoViewGeometry | None:
-    if kind == "none" or threshold is None:
-        return None
-    from ripe.geometry.robust import estimate_geometry
-
-    return estimate_geometry(kind, *points, max_error=threshold)
 
 
 def _report(features: list[Features], matches: Matches, geometry: TwoViewGeometry | None, watch: Stopwatch) -> None:
@@ -173,29 +147,3 @@ def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_thresh
         "geometry": arguments.geometry,
         "inlier_threshold": inlier_threshold,
     }
-
-
-def _document(
-    settings: dict[str, Any],
-    features: list[Features],
-    matches: Matches,
-    geometry: TwoViewGeometry | None,
-    watch: Stopwatch,
-) -> dict[str, Any]:
-    document: dict[str, Any] = {"settings": settings, "milliseconds": watch.milliseconds}
-    for number, side in enumerate(features):
-        document[f"image_size{number}"] = side.image_size
-        document[f"keypoints{number}"] = side.keypoints.tolist()
-        document[f"scores{number}"] = side.scores.tolist()
-    document["matches"] = matches.indices.tolist()
-    document["matching_scores"] = matches.scores.tolist()
-    document["inliers"] = None if geometry is None else geometry.inliers.tolist()
-    document["model"] = None if geometry is None or geometry.model is None else geometry.model.tolist()
-    return document
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    from ripe.files import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document) + "\n")

@@ -1,45 +1,96 @@
-"""`ripe train`: learn to find and describe keypoints from a folder of photos."""
+"""`ripe train`: learn to find and describe keypoints from photos."""
+
+from __future__ import annotations
 
 import argparse
+import json
 import logging
+import sys
+from pathlib import Path
+from typing import Any
 
-EXAMPLES = """examples:
-  ripe train data.scenes=photos/by_scene output=outputs/mine
-  ripe train data.singles=photos data.self_share=1 data.negative_share=0 max_minutes=60
-  ripe train --resume output=outputs/mine data.scenes=photos/by_scene
+from ripe.cli import options
 
-Stop it with Ctrl-C or SIGTERM: it finishes the step at hand, writes a checkpoint and ends; --resume goes on.
-Every setting is a field of ripe.training.config.TrainConfig, written group.key=value.
+EXAMPLES = """  ripe train data.root=MY_PHOTOS name=mine
+  ripe train data.root=MY_PHOTOS name=mine resume=auto
+  ripe train --config-name cpu data.singles=photos data.self_share=1 data.negative_share=0
+  ripe train --config-name train project_name=train name=reproduce wandb_mode=offline data=megadepth+tokyo
+
+Stop it with Ctrl-C or SIGTERM: it finishes the step at hand, writes a checkpoint and ends; resume=auto goes on.
+The run's folder is OUTPUT_DIR/project_name/name; OUTPUT_DIR and DATA_DIR come from the environment or a file .env.
 """
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `ripe train` to the command line."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a network on a folder of photos",
-        description="Train a network on photos: scene folders, or any flat folder.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that differ from the defaults")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = options.add_command(commands, "train", "Train a network on photos.", EXAMPLES)
+    add_arguments(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train; prints a line of figures now and then, and where the weights are at the end."""
-    from ripe.training.config import TrainConfig
-    from ripe.training.loop import train
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that differ from the preset's")
+    parser.add_argument(
+        "--config-name", default="compact", metavar="PRESET", help="where the settings start from (%(default)s)"
+    )
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder of presets of your own")
+    parser.add_argument("--options", action="store_true", help="list presets and settings with their meaning, and end")
+    parser.add_argument("--show", action="store_true", help="print the settings of this run as JSON, and end")
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    config = TrainConfig().override(args.settings)
-    weights = train(config, resume=args.resume, report=_print_figures)
-    print(f"weights: {weights}")
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; shows the progress, and where the weights are at the end."""
+    from ripe.training.presets import compose
+
+    if arguments.options:
+        _print_options()
+        return 0
+    config = compose(arguments.config_name, arguments.settings, arguments.config_dir)
+    if arguments.show:
+        print(json.dumps(config.to_dict(), indent=1))
+        return 0
+    from ripe.training.hooks import RunStoppedError
+    from ripe.training.progress import Progress
+    from ripe.training.run import run as run_training
+
+    progress = Progress(config)
+    handler = _NoteHandler(progress)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    try:
+        result = run_training(config, progress)
+    except RunStoppedError as error:
+        print("ripe: error:", error, file=sys.stderr)
+        return 1
+    finally:
+        progress.close()
+    if result.is_main:
+        print(f"ended      {result.reason} (step {result.step})")
+        print(f"weights    {result.weights}")
+        if result.best is not None:
+            print(f"best       {result.best}")
     return 0
 
 
-def _print_figures(step: int, figures: dict[str, float]) -> None:
-    shown = ("loss/total", "loss/descriptor", "keypoints", "matches", "inlier_ratio/self", "inlier_ratio/real")
-    parts = [f"{name.removeprefix('loss/')} {figures[name]:.3g}" for name in shown if name in figures]
-    print(f"step {step}  " + "  ".join(parts), flush=True)
+class _NoteHandler(logging.Handler):
+    """Shows log records beside the progress bar."""
+
+    def __init__(self, progress: Any) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        self._progress.note(self.format(record))
+
+
+def _print_options() -> None:
+    from ripe.training.options import options as all_options
+    from ripe.training.presets import groups, presets
+
+    print("presets:", ", ".join(presets()))
+    for group, choices in groups().items():
+        print(f"{group}=:", ", ".join(choices))
+    for option in all_options():
+        print(f"{option.name}={option.default}  {option.meaning}")

@@ -27,7 +27,7 @@ try:
     from hloc.utils.base_model import BaseModel
 except ImportError as error:
     place = "https://github.com/cvg/Hierarchical-Localization"
-    raise ImportError(f"hloc is needed; it is not on PyPI, see {place} ({error})") from error
+    raise ImportError(f"hloc is needed; it is not on PyPI, see {place} ({error})", name="hloc") from error
 
 NAME = "ripe"
 CONF: dict[str, Any] = {

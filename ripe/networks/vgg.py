@@ -22,6 +22,8 @@ CHANNELS = (64, 128, 256, 512)
 CONVOLUTIONS = (2, 2, 4, 4)
 STRIDES = (1, 2, 4, 8)
 HIDDEN_BLOCKS = 8
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["hypercolumn", "interpolate_sparse2D"]
 
@@ -160,12 +162,13 @@ class VggNet(DenseNetwork):
 
     Args:
         normalise_input: bring each channel of each image to mean 0 and variance 1 first, as in the released weights;
-            without it the network wants ImageNet-normalised images.
+            "imagenet" applies the mean and the variance of ImageNet's photos to images in 0..1, as the published
+            training does; without either the network wants ImageNet-normalised images.
     """
 
     channels = CHANNELS
 
-    def __init__(self, normalise_input: bool = True) -> None:
+    def __init__(self, normalise_input: bool | Literal["imagenet"] = True) -> None:
         super().__init__()
         self.normalise_input = normalise_input
         self.encoder = Encoder()
@@ -183,6 +186,9 @@ class VggNet(DenseNetwork):
         return DenseMaps(self.decoder.infer(pyramid), pyramid)
 
     def _normalised(self, images: Tensor) -> Tensor:
+        if self.normalise_input == "imagenet":
+            mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+            return (images.float() - mean) / std
         return F.instance_norm(images.float()) if self.normalise_input else images.float()
 
 
@@ -198,7 +204,7 @@ def build_vgg_hyper(
     desc_shares: Sequence[int] | None = None,
     descriptor_dim: int | None = 256,
     interpolation: Interpolation = "hypercolumn",
-    normalise_input: bool = True,
+    normalise_input: bool | Literal["imagenet"] = True,
 ) -> RIPE:
     """The published network with random weights.
 

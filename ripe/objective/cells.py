@@ -1,6 +1,7 @@
 """The policy: one keypoint proposed in every 8×8 cell of the score map, then accepted or rejected."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,23 +10,26 @@ from torch import Tensor
 CELL = 8
 
 
-@dataclass(frozen=True)
-class CellSamples:
+class CellSamples(NamedTuple):
     """What the policy drew for B images of N cells each, row by row.
 
     Attributes:
         keypoints: B×N×2 float32, the proposed (x, y) in pixels.
+        log_positions: B×N×64, log p of every position in a cell; differentiable.
         log_probs: B×N, log p(position) + log p(accepted or rejected, as drawn); differentiable.
         entropies: B×N, entropy of both draws; differentiable.
         acceptance: B×N, probability that the proposal is accepted; differentiable.
-        selected: B×N bool, accepted and not near the image border.
+        interior: B×N bool, whether the proposal is not near the image border.
+        selected: B×N bool, accepted and interior.
         inside: B×N bool, False where any pixel of the cell is padding.
     """
 
     keypoints: Tensor
+    log_positions: Tensor
     log_probs: Tensor
     entropies: Tensor
     acceptance: Tensor
+    interior: Tensor
     selected: Tensor
     inside: Tensor
 
@@ -37,23 +41,34 @@ def to_cells(maps: Tensor) -> Tensor:
     return cells.reshape(batch, -1, CELL * CELL)
 
 
-def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, border: int = 16) -> CellSamples:
+def from_cells(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rearrange B×N×64 values of cells to B×H×W maps of (H, W) `size`: the inverse of `to_cells`."""
+    height, width = size
+    grid = cells.reshape(-1, height // CELL, width // CELL, CELL, CELL).transpose(2, 3)
+    return grid.reshape(-1, height, width)
+
+
+def sample_cells(
+    logits: Tensor, valid: Tensor, generator: torch.Generator | Sequence[torch.Generator], border: int = 16
+) -> CellSamples:
     """Draw position ~ Categorical(64 logits) and acceptance ~ Bernoulli(logit of the drawn pixel) in every cell.
 
     Args:
         logits: B×1×H×W score maps, H and W multiples of 8.
         valid: B×H×W bool, False on padding.
-        generator: source of randomness, on the device of `logits`.
+        generator: source of randomness, on the device of `logits`; or one for each image, so that what an image draws
+            does not depend on the images beside it.
         border: keypoints nearer than this many pixels to the image border are not selected.
     """
-    batch, _, height, width = logits.shape
+    height, width = logits.shape[-2:]
     cells = to_cells(logits[:, 0].float())
     log_positions = F.log_softmax(cells, dim=-1)
-    positions = log_positions.detach().exp()
-    choice = torch.multinomial(positions.flatten(0, 1), 1, generator=generator).reshape(batch, -1, 1)
+    race, uniform = _noise(cells, generator)
+    # The least of exponential waiting times with rates p is number k with probability p_k.
+    choice = (log_positions.detach().exp() / race).argmax(dim=-1, keepdim=True)
     chosen = cells.gather(-1, choice)[..., 0]
     acceptance = torch.sigmoid(chosen)
-    accepted = torch.rand(chosen.shape, generator=generator, device=chosen.device) < acceptance.detach()
+    accepted = uniform < acceptance.detach()
     log_accept = torch.where(accepted, F.logsigmoid(chosen), F.logsigmoid(-chosen))
 
     keypoints = _cell_origins(height, width, logits.device) + torch.cat([choice % CELL, choice // CELL], dim=-1)
@@ -61,12 +76,23 @@ def sample_cells(logits: Tensor, valid: Tensor, generator: torch.Generator, bord
     interior = ((keypoints >= low) & (keypoints < high)).all(dim=-1)
     return CellSamples(
         keypoints=keypoints.float(),
+        log_positions=log_positions,
         log_probs=log_positions.gather(-1, choice)[..., 0] + log_accept,
         entropies=-(log_positions.exp() * log_positions).sum(dim=-1) + _bernoulli_entropy(chosen),
         acceptance=acceptance,
+        interior=interior,
         selected=accepted & interior,
         inside=to_cells(valid).all(dim=-1),
     )
+
+
+def _noise(cells: Tensor, generator: torch.Generator | Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    """Exponential noise B×N×64 and uniform noise B×N for B×N×64 `cells`."""
+    if isinstance(generator, torch.Generator):
+        uniform = torch.rand(cells.shape[:2], generator=generator, device=cells.device)
+        return torch.empty_like(cells).exponential_(generator=generator), uniform
+    races, uniforms = zip(*(_noise(image[None], own) for image, own in zip(cells, generator, strict=True)), strict=True)
+    return torch.cat(races), torch.cat(uniforms)
 
 
 def _cell_origins(height: int, width: int, device: torch.device) -> Tensor:

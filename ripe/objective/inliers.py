@@ -1,12 +1,40 @@
 """Which matches are right: by epipolar geometry, or by the warp that made a self-pair."""
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 
 from torch import Tensor
 
+from ripe.features import TwoViewGeometry
 from ripe.geometry.homography import apply_homography
 from ripe.geometry.robust import estimate_geometry
+
+
+def fit_epipolar(
+    executor: Executor, points0: Tensor, points1: Tensor, *, max_error: float, seed: int, max_iterations: int = 1000
+) -> Future[TwoViewGeometry]:
+    """Begin to fit a fundamental matrix to K×2 matched points, in pixels; the network may compute meanwhile.
+
+    Args:
+        executor: PoseLib releases the interpreter's lock, so a thread pool fits several pairs side by side.
+        points0: in the first view.
+        points1: in the second.
+        max_error: epipolar error of an inlier in pixels.
+        seed: of RANSAC's sampling.
+        max_iterations: early in training most matches are wrong, and RANSAC's own limits cost 0.4 s for such a pair.
+
+    Returns:
+        What will be the geometry; its inliers (K bool, on the CPU) are none with fewer than 8 matches.
+    """
+    return executor.submit(
+        estimate_geometry,
+        "fundamental",
+        points0.cpu(),
+        points1.cpu(),
+        max_error=max_error,
+        max_iterations=max_iterations,
+        seed=seed,
+    )
 
 
 def epipolar_inliers(
@@ -17,31 +45,15 @@ def epipolar_inliers(
     executor: Executor,
     max_iterations: int = 1000,
 ) -> list[Tensor]:
-    """Inliers of a fundamental matrix fitted to each pair's matches; none with fewer than 8 matches.
+    """Inliers of a fundamental matrix fitted to each pair's matches, K bool on the CPU; pair k uses seed + k.
 
-    Args:
-        pairs: for each pair the matched points, K×2 and K×2, in pixels.
-        max_error: epipolar error of an inlier in pixels.
-        seed: of RANSAC's sampling; pair k uses seed + k.
-        executor: PoseLib releases the interpreter's lock, so a thread pool fits the pairs side by side.
-        max_iterations: early in training most matches are wrong, and RANSAC's own limits cost 0.4 s for such a pair.
-
-    Returns:
-        One K bool tensor per pair, on the CPU.
+    See `fit_epipolar` for the other arguments.
     """
-    jobs = [
-        executor.submit(
-            estimate_geometry,
-            "fundamental",
-            points0.cpu(),
-            points1.cpu(),
-            max_error=max_error,
-            max_iterations=max_iterations,
-            seed=seed + index,
-        )
-        for index, (points0, points1) in enumerate(pairs)
+    fits = [
+        fit_epipolar(executor, *points, max_error=max_error, seed=seed + index, max_iterations=max_iterations)
+        for index, points in enumerate(pairs)
     ]
-    return [job.result().inliers for job in jobs]
+    return [fit.result().inliers for fit in fits]
 
 
 def warp_inliers(points0: Tensor, points1: Tensor, H_0to1: Tensor, *, max_error: float) -> Tensor:  # noqa: N803

@@ -1,6 +1,12 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped."""
 
+import errno
+import io
+import logging
 import os
+import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +14,87 @@ import torch
 
 from ripe.files import replacing
 
+logger = logging.getLogger(__name__)
+
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write `state` to `path` so that at any moment the file is either the old one or the new one, whole."""
+    """Write `state` to `path` so that at any moment the file is either the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written; the message names the file.
+    """
+    buffer = io.BytesIO()  # torch.save, writing to a file itself, hides why a disk refused
+    torch.save(state, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
+        file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU; every byte is checked by the checksums in the file.
 
     Raises:
+        FileNotFoundError: there is none.
         ValueError: the file is not a checkpoint, or a damaged one.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # torch.load raises whatever unpickling or unzipping met
-        raise ValueError(f"{path}: not a whole checkpoint ({error})") from error
+        raise ValueError(f"{path}: not a whole checkpoint ({str(error).splitlines()[0]})") from error
+
+
+class CheckpointFolder:
+    """A run's checkpoints, step-NNNNNNNN.pt; the newest ones are kept, and the best one."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.folder / f"step-{step:08d}.pt"
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, oldest first."""
+        names = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in self.folder.glob("step-*.pt"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The state in the newest whole checkpoint, None without one; damaged ones are reported and passed over."""
+        for step in reversed(self.steps()):
+            try:
+                return load_checkpoint(self.path(step))
+            except ValueError as error:
+                logger.warning("%s; taking the one before", error)
+        return None
+
+    def save(self, state: dict[str, Any], step: int, best: int | None) -> None:
+        """Write the checkpoint of `step` and remove those that are too old; `best` is the step of the best one.
+
+        Raises:
+            OSError: it cannot be written; what was there is untouched.
+        """
+        self.make_room(lambda: save_checkpoint(state, self.path(step)), best)
+        self._prune(self.keep, best)
+
+    def make_room(self, write: Callable[[], None], best: int | None) -> None:
+        """Run `write`; on a full disk once more, after all checkpoints but the newest and the best made room."""
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._prune(1, best)
+            write()
+
+    def _prune(self, keep: int, best: int | None) -> None:
+        for step in self.steps()[:-keep]:
+            if step != best:
+                self.path(step).unlink(missing_ok=True)

@@ -1,57 +1,209 @@
 """Settings of a training run: typed, validated, saved with every checkpoint."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+from ripe.architectures import ARCHITECTURES
 from ripe.objective.rewards import PaddingMode, RewardType
 
-Precision = Literal["float32", "bfloat16"]
+# The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
+SET_NAMES = ("megadepth", "tokyo", "acdc", "own")
+
+ViewKind = Literal["crop", "letterbox"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Accelerator = Literal["auto", "cpu", "cuda"]
 DescriptorLoss = Literal["margin", "infonce"]
+InputNormalisation = Literal["instance", "imagenet"]
+Interpolation = Literal["hypercolumn", "interpolate_sparse2D"]
+WandbMode = Literal["online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
 class WarpConfig:
-    """How strongly the two views of a self-pair differ."""
+    """How strongly the two views of a self-pair differ; `crop_view` uses the perspective and the light, too.
+
+    Attributes:
+        rotation_deg: largest rotation between the views, degrees.
+        any_rotation_share: share of the self-pairs that may be rotated by any angle.
+        min_scale: least magnification of the photo, view pixels per photo pixel.
+        max_scale: largest magnification of the photo.
+        max_scale_ratio: largest ratio of the two views' magnifications.
+        perspective: how far the corners of a view move, in half sides of the view.
+        min_overlap: share of the second view that the first one shows as well, at least.
+        photometric: strength of the changes of exposure, colour, blur, noise and compression; 0 is none.
+    """
 
     rotation_deg: float = 45.0
     any_rotation_share: float = 0.05
     min_scale: float = 0.6
     max_scale: float = 2.0
-    max_scale_ratio: float = 2.0
+    max_scale_ratio: float = 3.0
     perspective: float = 0.2
-    min_overlap: float = 0.3
+    min_overlap: float = 0.2
     photometric: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("any_rotation_share", "min_overlap"):
+            _check_share(f"data.warp.{name}", getattr(self, name))
+        for name in ("rotation_deg", "perspective", "photometric"):
+            _check(f"data.warp.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _check(
+            "data.warp.min_scale", self.min_scale, 0 < self.min_scale <= self.max_scale, "above 0, at most max_scale"
+        )
+        _check("data.warp.max_scale_ratio", self.max_scale_ratio, self.max_scale_ratio >= 1, "1 or more")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which photos, and how pairs are made of them.
 
-    `scenes` is a folder of folders, one per scene; `singles` a flat folder of photos used for self-pairs alone. Of
-    every step's pairs a share shows one photo twice, warped; a share two scenes (negative pairs); the rest two photos
-    of one scene.
+    Of all pairs a share shows one photo twice, warped (self-pairs); a share two scenes (negative pairs); the rest two
+    photos of one scene. The published run is `sets={"megadepth": 1}`, `view="letterbox"`, `size=560`,
+    `pairs_per_step=6`, `self_share=0`, `negative_share=0.5`.
+
+    Attributes:
+        sets: weights of the data sets in the mixture, by name: megadepth, tokyo, acdc, or own for the folders below;
+            empty is own photos alone.
+        dir: folder of the public sets; `DATA_DIR`, or else `data` in the current folder, if None.
+        root: folder of one's own photos: each of its folders is a scene, loose photos are for self-pairs alone.
+        scenes: instead of `root`: folder of folders, one for each scene.
+        singles: instead of `root`: flat folder of photos for self-pairs alone.
+        hold_back: share of one's own photos that is kept out of training, to validate with.
+        view: "crop" is random crops and warps; "letterbox" the whole photo, its longer side `size`, zero-padded.
+        size: side of the square views, pixels.
+        pairs_per_step: of all processes together.
+        self_share: share of the pairs that show one photo twice.
+        negative_share: share of the pairs that show two scenes.
+        max_scene_size: tuples of MegaDepth that are drawn from each of its scenes.
+        workers: processes that read and warp photos ahead of use; 0 does it in the training's own process.
+        warp: how strongly the views of a self-pair differ.
     """
 
+    sets: dict[str, float] = field(default_factory=dict)
+    dir: Path | None = None
+    root: Path | None = None
     scenes: Path | None = None
     singles: Path | None = None
+    hold_back: float = 0.1
+    view: ViewKind = "crop"
     size: int = 256
     pairs_per_step: int = 8
     self_share: float = 0.6
     negative_share: float = 0.1
+    max_scene_size: int = 10_000
     workers: int = 1
     warp: WarpConfig = field(default_factory=WarpConfig)
+
+    def __post_init__(self) -> None:
+        self._check_sources()
+        _check("data.view", self.view, self.view in get_args(ViewKind), " or ".join(get_args(ViewKind)))
+        for name, least in (("size", 16), ("pairs_per_step", 1), ("max_scene_size", 1), ("workers", 0)):
+            _check(f"data.{name}", getattr(self, name), getattr(self, name) >= least, f"{least} or more")
+        _check("data.size", self.size, self.size % 8 == 0, "a multiple of 8, the side of the policy's cells")
+        for name in ("self_share", "negative_share"):
+            _check_share(f"data.{name}", getattr(self, name))
+        total = self.self_share + self.negative_share
+        _check("data.self_share + data.negative_share", total, total <= 1 + 1e-9, "1 or less")
+        _check("data.hold_back", self.hold_back, 0 <= self.hold_back < 1, "0 or more, and less than 1")
+
+    def _check_sources(self) -> None:
+        for name, weight in self.sets.items():
+            _check("data.sets", name, name in SET_NAMES, "one of " + ", ".join(SET_NAMES))
+            _check(f"data.sets.{name}", weight, 0 < weight < math.inf, "a weight above 0")
+        if self.root is not None and (self.scenes is not None or self.singles is not None):
+            raise ValueError("data.root stands in for data.scenes and data.singles; give it or them")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network is trained, and from what.
+
+    Attributes:
+        name: compact, or vgg_hyper for the published network.
+        start: weights to go on from, a file or a name that `ripe.load` knows; random ones if None.
+        encoder: of vgg_hyper: "imagenet" or a file starts its encoder from VGG-19-BN's weights; random if None.
+        input_normalisation: of vgg_hyper: "instance" brings every channel of an image to mean 0 and variance 1;
+            "imagenet" uses the mean and the variance of ImageNet's photos, as the published run did.
+        descriptor_dim: of vgg_hyper: length of a descriptor; None leaves the samples of the maps as they are.
+        desc_shares: of vgg_hyper: lengths of the four parts of a descriptor, each from a map of its own.
+        interpolation: of vgg_hyper: "hypercolumn" samples all maps, "interpolate_sparse2D" the coarsest one.
+    """
+
+    name: str = "compact"
+    start: str | None = None
+    encoder: str | None = None
+    input_normalisation: InputNormalisation = "instance"
+    descriptor_dim: int | None = 256
+    desc_shares: tuple[int, ...] | None = None
+    interpolation: Interpolation = "hypercolumn"
+
+    def __post_init__(self) -> None:
+        _check("model.name", self.name, self.name in ARCHITECTURES, "one of " + ", ".join(ARCHITECTURES))
+        if self.start is not None and self.encoder is not None:
+            raise ValueError("model.start has an encoder already; give it or model.encoder")
+        if self.name != "vgg_hyper":
+            unused = [f.name for f in fields(self) if f.name not in ("name", "start") and _changed(self, f)]
+            if unused:
+                raise ValueError(f"model.{unused[0]}: only vgg_hyper has this setting, model.name is {self.name}")
+
+    def options(self) -> dict[str, Any]:
+        """What `ripe.architectures.build` is given beside the name."""
+        if self.name != "vgg_hyper":
+            return {}
+        return {
+            "descriptor_dim": self.descriptor_dim,
+            "desc_shares": None if self.desc_shares is None else list(self.desc_shares),
+            "interpolation": self.interpolation,
+            "normalise_input": "imagenet" if self.input_normalisation == "imagenet" else True,
+        }
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """The loss and its schedules.
 
-    Penalties (`miss_penalty`, `outlier_reward`, `keypoint_price`) grow from 0 to their value over the first
+    Penalties (`miss_penalty`, `outlier_reward`, `keypoint_penalty`) grow from 0 to their value over the first
     `penalty_ramp` of the run: early on hardly a match is right, and penalties at full strength would teach the policy
     to select nothing at all. Over the same time the share of cells that are to give a keypoint falls from
-    `keypoint_share_start` to `keypoint_share_end`; `keypoint_share_weight` holds it there. `baseline` weighs what an
-    average keypoint earned, as a price on every keypoint.
+    `keypoint_share_start` to `keypoint_share_end`; `keypoint_share_weight` holds it there.
+
+    Attributes:
+        reward_type: what an inlier earns: 1 ("inlier"), the pair's share of inliers ("inlier_ratio"), or a blend that
+            moves from the one to the other over the run ("inlier+inlier_ratio").
+        padding_mode: "ignore" leaves cells on padding out of everything; "punish" keeps them; inliers there earn -1.
+        selected_only: the reward grid has the selected cells alone.
+        miss_penalty: reward of every pair of cells that is no match, 0 or less; published as fp_penalty.
+        outlier_reward: reward of a match of a positive pair that is no inlier; `miss_penalty` if None.
+        keypoint_penalty: 0 or less; makes every keypoint dearer; published as kp_penalty.
+        baseline: weight of what an average keypoint earned, as a price on every keypoint.
+        keypoint_share_start: share of the cells that are to give a keypoint, at the start of the run.
+        keypoint_share_end: the same after the ramp.
+        keypoint_share_weight: weight of the squared distance from that share; 0 lets the number of keypoints be.
+        penalty_ramp: share of the run over which the penalties reach their full value (alpha goes from 0 to 1).
+        entropy_weight: weight of a bonus on the policy's entropy.
+        policy_weight: weight of the policy's loss.
+        repeatability_weight: weight of the loss by which both views of a self-pair put keypoints on the same point.
+        repeatability_spread: how near counts as the same point, pixels.
+        descriptor_loss: of positive pairs: "margin" is the published one, "infonce" a softmax over all descriptors.
+        descriptor_weight: weight of the descriptors' loss; published as desc_loss_weight.
+        positive_margin: of the margin loss, in positive pairs.
+        negative_margin: of the margin loss, in negative pairs.
+        temperature: of InfoNCE.
+        exclusion_radius: descriptors within this many pixels of the target are no wrong answers for InfoNCE.
+        inlier_threshold: largest epipolar error of an inlier, pixels.
+        inlier_threshold_extra: added to it at the start of the run, falling exponentially.
+        inlier_threshold_decay: how fast, per step: the threshold is inlier_threshold + extra * exp(-decay * step).
+        warp_threshold_start: largest error of an inlier of a self-pair, pixels, at the start of the run.
+        warp_threshold_end: the same at its end.
+        min_motion: inliers of two photos that move by less than this median, in pixels, earn nothing.
+        min_keypoints: pairs with fewer selected keypoints in a view are not matched.
+        border: keypoints nearer to the border than this many pixels are not selected.
+        ransac_iterations: at most, for each pair.
     """
 
     reward_type: RewardType = "inlier"
@@ -59,7 +211,7 @@ class ObjectiveConfig:
     selected_only: bool = False
     miss_penalty: float = 0.0
     outlier_reward: float | None = -0.1
-    keypoint_price: float = 0.0
+    keypoint_penalty: float = 0.0
     baseline: float = 1.0
     keypoint_share_start: float = 0.8
     keypoint_share_end: float = 0.3
@@ -67,6 +219,8 @@ class ObjectiveConfig:
     penalty_ramp: float = 0.33
     entropy_weight: float = 0.005
     policy_weight: float = 1000.0
+    repeatability_weight: float = 1.5
+    repeatability_spread: float = 0.75
     descriptor_loss: DescriptorLoss = "infonce"
     descriptor_weight: float = 1.0
     positive_margin: float = 0.3
@@ -74,95 +228,280 @@ class ObjectiveConfig:
     temperature: float = 0.07
     exclusion_radius: float = 5.0
     inlier_threshold: float = 1.5
-    warp_threshold_start: float = 3.0
-    warp_threshold_end: float = 1.5
+    inlier_threshold_extra: float = 0.0
+    inlier_threshold_decay: float = 0.0005
+    warp_threshold_start: float = 2.0
+    warp_threshold_end: float = 1.2
     min_motion: float = 8.0
     min_keypoints: int = 16
     border: int = 16
     ransac_iterations: int = 1000
 
+    def __post_init__(self) -> None:
+        for name in ("miss_penalty", "keypoint_penalty"):
+            _check(f"objective.{name}", getattr(self, name), getattr(self, name) <= 0, "0 or less")
+        for name in ("keypoint_share_start", "keypoint_share_end", "penalty_ramp"):
+            _check_share(f"objective.{name}", getattr(self, name))
+        for name in (
+            "temperature",
+            "inlier_threshold",
+            "repeatability_spread",
+            "warp_threshold_start",
+            "warp_threshold_end",
+        ):
+            _check(f"objective.{name}", getattr(self, name), getattr(self, name) > 0, "more than 0")
+        for name in ("min_keypoints", "ransac_iterations"):
+            _check(f"objective.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up, a plateau and a linear decay to zero over the last part of the run."""
+    """AdamW with a linear warm-up, a plateau and a linear decay over the last part of the run.
+
+    Attributes:
+        lr: learning rate of the plateau.
+        final_lr: learning rate at the end of the run.
+        weight_decay: of AdamW.
+        warmup_steps: the learning rate rises over the first so many steps.
+        decay_share: share of the run, at its end, over which the learning rate falls; 1 is the published schedule.
+        accumulate: how many steps' gradients make one update of the weights.
+        max_grad_norm: longer gradients are shortened to this norm; None lets them be.
+        ema_decay: of the moving average of the weights, which is what a run saves; 0 saves the weights themselves.
+    """
 
     lr: float = 1.5e-3
+    final_lr: float = 0.0
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     decay_share: float = 0.4
-    max_grad_norm: float = 5.0
+    accumulate: int = 1
+    max_grad_norm: float | None = 5.0
     ema_decay: float = 0.998
+
+    def __post_init__(self) -> None:
+        _check("optimizer.lr", self.lr, 0 < self.lr < math.inf, "more than 0")
+        _check("optimizer.final_lr", self.final_lr, 0 <= self.final_lr <= self.lr, "0 or more, at most lr")
+        _check("optimizer.accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
+        _check("optimizer.ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "0 or more, and less than 1")
+        _check_share("optimizer.decay_share", self.decay_share)
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """When a run is ended; scores are in percent, inlier ratios in 0..1.
+
+    Attributes:
+        patience: so many validations in a row may go by without a rise; 0 never ends a run for that. Scores rise once
+            more when the learning rate falls at the end of a run, so little patience costs accuracy.
+        min_rise: a validation counts as a rise if it exceeds the last one that counted by this much.
+        collapse_fall: a validation below the best one by this share of it has fallen, ...
+        collapse_rise: ... and the two part ways if the inlier ratio of some kind of training pairs has meanwhile risen
+            by this much.
+        collapse_patience: a run ends when they have parted in so many validations in a row; 0 never.
+    """
+
+    patience: int = 10
+    min_rise: float = 0.2
+    collapse_fall: float = 0.3
+    collapse_rise: float = 0.1
+    collapse_patience: int = 2
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check(f"watch.{f.name}", getattr(self, f.name), getattr(self, f.name) >= 0, "0 or more")
+        _check("watch.collapse_fall", self.collapse_fall, 0 < self.collapse_fall < 1, "above 0 and below 1")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What a run is validated with: annotated pairs if there are, else held-back photos of one's own, else IMW2020-val.
+
+    Attributes:
+        pairs: folder of annotated pairs, as `ripe eval pairs` reads them.
+        max_pairs: of annotated pairs or of IMW2020-val, spread evenly; the benchmark's own number if None.
+        threshold: least score of a keypoint of vgg_hyper; the benchmark's own if None.
+        max_keypoints: of a photo; the benchmark's own number if None.
+    """
+
+    pairs: Path | None = None
+    max_pairs: int | None = None
+    threshold: float | None = None
+    max_keypoints: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_pairs", "max_keypoints"):
+            value = getattr(self, name)
+            _check(f"validation.{name}", value, value is None or value >= 1, "1 or more")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run."""
+    """A whole run; the defaults are the preset `compact`.
 
-    output: Path = Path("outputs/train")
+    Attributes:
+        project_name: names the run, for W&B and for its folder.
+        name: names the run within its project.
+        output: folder of the run; OUTPUT_DIR/project_name/name on the command line if None.
+        resume: "auto" goes on from the newest whole checkpoint of the folder, or starts if there is none; "never"
+            starts, and refuses a folder that holds a run; or the path of a checkpoint.
+        steps: length of the run, in batches of `data.pairs_per_step` pairs.
+        max_minutes: the run ends after this many minutes, at a checkpoint, if it has not ended before.
+        seed: of the initial weights, the pairs and the policy's samples.
+        overfit_pairs: only so many different pairs are shown, over and over; None is no limit.
+        accelerator: cpu, cuda, or auto for a GPU if there is one.
+        devices: processes on this machine, one a GPU; torchrun and Slurm have their own say.
+        num_nodes: machines; torchrun and Slurm have their own say.
+        precision: of the network's arithmetic: 32-true, 16-mixed or bf16-mixed.
+        sync_batchnorm: batch normalisation over the batches of all processes, as if they were one.
+        max_bad_steps: so many updates in a row with a loss or gradient that is not finite end the run.
+        checkpoint_interval: steps from checkpoint to checkpoint.
+        keep_checkpoints: how many of the newest checkpoints stay; the best one stays besides.
+        log_interval: steps from one logged line to the next.
+        val_interval: steps from validation to validation; 0 is none.
+        wandb_mode: of Weights & Biases: online, offline or disabled.
+        tensorboard: write event files for TensorBoard into the run's folder.
+        model: which network.
+        data: which photos.
+        objective: the loss.
+        optimizer: how the weights move.
+        validation: what the run is validated with.
+        watch: when the validation ends the run.
+    """
+
+    project_name: str = "ripe"
+    name: str = "run"
+    output: Path | None = None
+    resume: str = "never"
     steps: int = 3000
     max_minutes: float | None = None
     seed: int = 0
-    model: str = "compact"
-    device: str = "cpu"
-    precision: Precision = "bfloat16"
+    overfit_pairs: int | None = None
+    accelerator: Accelerator = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: Precision = "bf16-mixed"
+    sync_batchnorm: bool = True
+    max_bad_steps: int = 10
     checkpoint_interval: int = 100
+    keep_checkpoints: int = 3
     log_interval: int = 10
+    val_interval: int = 500
+    wandb_mode: WandbMode = "disabled"
+    tensorboard: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
-    def override(self, assignments: list[str]) -> Self:
-        """The configuration with `group.key=value` assignments applied, each checked for name and type.
+    def __post_init__(self) -> None:
+        least = {"max_bad_steps": 1, "steps": 1, "checkpoint_interval": 1, "keep_checkpoints": 1, "log_interval": 1}
+        for name, value in (least | {"val_interval": 0, "devices": 1, "num_nodes": 1}).items():
+            _check(name, getattr(self, name), getattr(self, name) >= value, f"{value} or more")
+        _check("overfit_pairs", self.overfit_pairs, self.overfit_pairs is None or self.overfit_pairs >= 1, "1 or more")
+        for name in ("project_name", "name"):
+            text = getattr(self, name)
+            _check(name, text, text not in ("", ".", "..") and "/" not in text, "the name of a folder")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path("outputs") / self.project_name / self.name if self.output is None else self.output
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that nested plain values stand for; what is not given has its default.
 
         Raises:
-            ValueError: a key does not exist or a value has the wrong type; the message names the key.
+            ValueError: a key does not exist, or a value has the wrong type or is out of range; the message names the
+                key.
         """
-        config = self
-        for assignment in assignments:
-            key, separator, text = assignment.partition("=")
-            if not separator:
-                raise ValueError(f"{assignment!r}: settings are written key=value, such as optimizer.lr=0.001")
-            config = _assign(config, key, key.split("."), text)
-        return config
+        return _build(cls, values, "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionary, paths as text."""
+        """Nested plain dictionary that `from_dict` reads; paths as text."""
         return _plain(asdict(self))
 
 
-def _assign(config: Any, key: str, path: list[str], text: str) -> Any:
-    hints = get_type_hints(type(config))
-    if path[0] not in hints:
-        known = ", ".join(f.name for f in fields(config))
-        raise ValueError(f"{key}: no such setting; there are: {known}")
-    value = getattr(config, path[0])
-    if is_dataclass(value) != (len(path) > 1):
-        raise ValueError(f"{key}: {'name a setting inside this group' if is_dataclass(value) else 'not a group'}")
-    new = _assign(value, key, path[1:], text) if len(path) > 1 else _parse(key, text, hints[path[0]])
-    return replace(config, **{path[0]: new})
+def flat_settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """All settings of a configuration by their full names, such as optimizer.lr."""
+    flat: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        flat |= flat_settings(value, f"{prefix}{f.name}.") if is_dataclass(value) else {f"{prefix}{f.name}": value}
+    return flat
 
 
-def _parse(key: str, text: str, hint: Any) -> Any:
-    options = get_args(hint)
-    if type(None) in options:
-        if text.lower() in ("none", "null"):
-            return None
-        hint = next(option for option in options if option is not type(None))
-    elif options:
-        if text not in options:
-            raise ValueError(f"{key}={text}: one of {', '.join(map(str, options))}")
-        return text
-    if hint is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{key}={text}: true or false")
-        return text.lower() == "true"
-    try:
-        return hint(text)
-    except ValueError as error:
-        raise ValueError(f"{key}={text}: expected {hint.__name__}") from error
+def unknown_setting(key: str) -> str:
+    """The message on a setting that does not exist, with the name that was meant if one is near."""
+    known = list(flat_settings(TrainConfig()))
+    tails = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    near = difflib.get_close_matches(key, known, 1, 0.7)
+    near = near or [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, 1, 0.7)]
+    return f"{key}: no such setting; " + (f"did you mean {near[0]}?" if near else "ripe train --options lists them")
+
+
+def _check(key: str, value: object, good: bool, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"{key}={value}: must be {wanted}")
+
+
+def _check_share(key: str, value: float) -> None:
+    _check(key, value, 0 <= value <= 1, "a share, 0 to 1")
+
+
+def _changed(config: Any, setting: Any) -> bool:
+    return getattr(config, setting.name) != setting.default
+
+
+def _build(kind: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix.rstrip('.')}={values}: is a group of settings; name one of them")
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise ValueError(unknown_setting(f"{prefix}{key}"))
+    return kind(**{key: _convert(f"{prefix}{key}", value, hints[key]) for key, value in values.items()})
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`; only what loses nothing is converted."""
+    if is_dataclass(hint):
+        return _build(hint, value, f"{key}.")  # type: ignore[arg-type]
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return None if value is None else _convert(key, value, next(o for o in options if o is not NoneType))
+    if origin is Literal:
+        _check(key, value, value in options, "one of " + ", ".join(options))
+        return value
+    if origin is dict and isinstance(value, Mapping):
+        return {_convert(key, k, options[0]): _convert(f"{key}.{k}", v, options[1]) for k, v in value.items()}
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(key, item, options[0]) for item in value)
+    return _convert_scalar(key, value, hint)
+
+
+def _convert_scalar(key: str, value: Any, hint: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        _check(key, value, math.isfinite(value), "a finite number")
+        return float(value)
+    if hint is int and number and value == int(value):
+        return int(value)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    if hint is str and (number or isinstance(value, str)):
+        return str(value)  # a run may be named 7
+    if hint is bool and isinstance(value, bool):
+        return value
+    wanted = {float: "a number", int: "a whole number", bool: "true or false", Path: "a path", str: "a text"}
+    raise ValueError(f"{key}={value}: must be {wanted.get(hint, 'a list or a mapping')}")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -1,191 +1,277 @@
-"""The training loop: steps, schedule, checkpoints, resume, clean stops."""
+"""The training loop: updates, validation, checkpoints, resume, clean stops."""
 
-import json
 import logging
-import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ripe.architectures import build
-from ripe.model import RIPE
+from ripe.drawing import save_picture
 from ripe.pretrained import save_weights
-from ripe.training.checkpoint import load_checkpoint, save_checkpoint
-from ripe.training.config import OptimizerConfig, TrainConfig
-from ripe.training.pairs import PairBatch, pair_batches
-from ripe.training.step import Policy, compute_loss
+from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
+from ripe.training.config import TrainConfig, flat_settings
+from ripe.training.engine import Engine
+from ripe.training.feed import Feed
+from ripe.training.hooks import Display, Logger, RunStoppedError, Validator, Watch
+from ripe.training.loggers import open_loggers
+from ripe.training.pairs import PairBatch
+from ripe.training.pictures import match_picture
+from ripe.training.step import Tally
+from ripe.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights.safetensors"
-LOG = "log.jsonl"
-
-Report = Callable[[int, dict[str, float]], None]
-
-
-def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, a plateau, and a linear decay to zero over the last `decay_share` of the run."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    decay = min(1.0, (steps - step) / max(config.decay_share * steps, 1))
-    return config.lr * min(warm, decay)
+BEST_WEIGHTS = "best.safetensors"
+BAD_BATCH = "bad_batch.pt"
+ASKED = "it was asked to stop"
+# Settings that may differ when a run goes on, without changing what it computes.
+HARMLESS = {"output", "resume", "max_minutes", "max_bad_steps", "checkpoint_interval", "keep_checkpoints", "devices"}
+HARMLESS |= {"num_nodes", "log_interval", "wandb_mode", "tensorboard", "data.workers"}
 
 
-def warm_average(decay: float) -> Callable[..., None]:
-    """An exponential moving average for `AveragedModel` whose decay starts small, to forget the random start soon."""
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind.
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        get_ema_multi_avg_fn(min(decay, float(1 + count) / float(10 + count)))(averaged, current, count)
-
-    return update
-
-
-class Trainer:
-    """A run: model, moving average, optimizer and the step that it is at.
-
-    Everything random is derived from the seed and the step's number, so model, moving average, optimizer and step are
-    the whole state.
+    Attributes:
+        weights: the moving average at the end, for `ripe.load`.
+        best: the moving average at the best validation; None without one.
+        step: where the run ended.
+        reason: why it ended.
+        finished: whether it ended by itself, and not because it was asked to stop.
+        is_main: whether this is the process that wrote them.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.device = torch.device(config.device)
-        torch.manual_seed(config.seed)  # the initial weights
-        self.model: RIPE = build(config.model).to(self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.policy = Policy(self.model, config.objective.border)
-        self.average = AveragedModel(
-            self.model, multi_avg_fn=warm_average(config.optimizer.ema_decay), use_buffers=True
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
-        )
-        self.generator = torch.Generator(self.device)
-        self.step = 0
-        self.seconds = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The run's whole state as tensors and plain values."""
-        return {
-            "config": self.config.to_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` gave."""
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def train_step(self, batch: PairBatch, executor: ThreadPoolExecutor) -> dict[str, float]:
-        """One optimizer step; returns the figures to log. A loss that is not finite changes nothing."""
-        config = self.config
-        self.generator.manual_seed((config.seed << 32) + self.step)
-        rate = learning_rate(self.step, config.steps, config.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        reduced = config.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced):
-            images = batch.images.to(self.device).float() / 255
-            output = self.policy(images, batch.valid.to(self.device), batch.H_0to1.to(self.device), self.generator)
-        loss = compute_loss(
-            output,
-            batch,
-            config.objective,
-            progress=self.step / config.steps,
-            seed=self.step * len(batch),
-            executor=executor,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.max_grad_norm)
-        if math.isfinite(float(norm)):
-            self.optimizer.step()
-            self.average.update_parameters(self.model)
-        else:
-            logger.warning("step %d: the gradient is not finite; the step is left out", self.step)
-        self.step += 1
-        return loss.figures | {"learning_rate": rate, "gradient_norm": float(norm)}
+    weights: Path
+    best: Path | None
+    step: int
+    reason: str
+    finished: bool
+    is_main: bool
 
 
-def train(config: TrainConfig, *, resume: bool = False, report: Report | None = None) -> Path:
-    """Run a training to its end, to its wall-clock budget or to a SIGTERM or SIGINT, whichever comes first.
+def train(
+    config: TrainConfig,
+    *,
+    engine: Engine | None = None,
+    validator: Validator | None = None,
+    watch: Watch | None = None,
+    display: Display | None = None,
+) -> Result:
+    """Run a training to its end, to its wall-clock budget, to a SIGTERM or SIGINT, or until `watch` ends it.
 
-    Writes into `config.output`: `checkpoint.pt` (to resume), `weights.safetensors` (the moving average, for
-    `ripe.load`) and `log.jsonl`.
-
-    Args:
-        config: the run.
-        resume: go on from `checkpoint.pt`; the result is bit for bit that of a run that never stopped.
-        report: called with the step and its figures every `log_interval` steps.
-
-    Returns:
-        Path of the weights.
+    Writes into `config.folder`: checkpoints/ (to resume), weights.safetensors and best.safetensors (for `ripe.load`),
+    log.csv and matches/. In a run of many processes, the main one alone writes, validates and shows.
 
     Raises:
-        FileExistsError: the output folder holds a run already and `resume` is False.
-        FileNotFoundError, ValueError: no checkpoint to resume, or photos are missing.
+        FileExistsError: the folder holds a run already and `config.resume` is "never".
+        OSError, ValueError: no checkpoint to resume, photos are missing, the disk is full.
+        RunStoppedError: the run cannot go on; the message says why.
     """
-    checkpoint = config.output / CHECKPOINT
-    trainer = Trainer(config)
-    if resume:
-        trainer.load_state_dict(load_checkpoint(checkpoint))
-    elif checkpoint.exists():
-        raise FileExistsError(f"{config.output}: holds a run already; resume it, or choose another output")
-    config.output.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic() - trainer.seconds
-    batches = pair_batches(config.data, config.seed, trainer.step, config.steps)
-    with _stop_signals() as stopping, ThreadPoolExecutor() as executor:
-        for batch in batches:
-            figures = trainer.train_step(batch, executor)
+    trainer = Trainer(config, engine)
+    run = _Run(config, trainer, validator, watch, display)
+    run.resume()
+    feed = Feed(config, trainer.step, trainer.engine.rank, trainer.engine.processes)
+    with _stop_signals() as stopping, ThreadPoolExecutor() as executor, run.open():
+        started = time.monotonic() - trainer.seconds
+        reason = "" if trainer.step < config.steps else "all steps were done already"
+        while not reason:
+            before, begun = trainer.step, time.monotonic()
+            count = min(config.optimizer.accumulate, config.steps - before)
+            batches = [feed.next() for _ in range(count)]
+            waited = time.monotonic() - begun
+            tally = trainer.update(batches, executor)
             trainer.seconds = time.monotonic() - started
-            over_budget = config.max_minutes is not None and trainer.seconds >= 60 * config.max_minutes
-            last = trainer.step == config.steps or over_budget or bool(stopping)
-            if trainer.step % config.log_interval == 0 or last:
-                _log(config.output / LOG, trainer, figures)
-                if report is not None:
-                    report(trainer.step, figures)
-            if trainer.step % config.checkpoint_interval == 0 or last:
-                _save(trainer, config.output)
-            if last:
-                break
-    return config.output / WEIGHTS
+            tally.add("time/data", waited)
+            tally.add("pairs_per_second", count * config.data.pairs_per_step / (time.monotonic() - begun))
+            tally.add("seconds", trainer.seconds)
+            reason = _reason_to_end(trainer, bool(stopping))
+            reason = run.after_update(before, tally, batches, reason)
+    best = None if run.best_step is None else run.folder / BEST_WEIGHTS
+    return Result(
+        run.folder / WEIGHTS, best, trainer.step, reason, not reason.startswith(ASKED), trainer.engine.is_main
+    )
 
 
-def _save(trainer: Trainer, output: Path) -> None:
-    save_checkpoint(trainer.state_dict(), output / CHECKPOINT)
-    average = trainer.average.module
-    assert isinstance(average, RIPE)
-    save_weights(average, output / WEIGHTS)
+def _reason_to_end(trainer: Trainer, stopping: bool) -> str:
+    config = trainer.config
+    over = config.max_minutes is not None and trainer.seconds >= 60 * config.max_minutes
+    if trainer.step >= config.steps:
+        return "all steps are done"
+    if trainer.engine.any(stopping):
+        return f"{ASKED}; resume=auto goes on"
+    return "its minutes are over; resume=auto goes on" if trainer.engine.any(over) else ""
 
 
-def _log(path: Path, trainer: Trainer, figures: dict[str, float]) -> None:
-    row = {"step": trainer.step, "seconds": round(trainer.seconds, 1)}
-    row |= {name: float(f"{value:.6g}") for name, value in figures.items()}
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+class _Run:
+    """What a run writes, validates and shows; nearly all of it in the main process alone."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        trainer: Trainer,
+        validator: Validator | None,
+        watch: Watch | None,
+        display: Display | None,
+    ) -> None:
+        self.config, self.trainer = config, trainer
+        self.folder = config.folder
+        self.checkpoints = CheckpointFolder(self.folder / CHECKPOINTS, config.keep_checkpoints)
+        self.best_step: int | None = None
+        self._best_score = -float("inf")
+        self._validator, self._watch = validator, watch
+        main = trainer.engine.is_main
+        self._display = display if main else None
+        self._loggers: list[Logger] = []
+        self._since_validation = Tally()
+
+    def resume(self) -> None:
+        """Bring the trainer to where the run was, if it goes on."""
+        config = self.config
+        if config.resume == "never":
+            if self.checkpoints.steps():
+                raise FileExistsError(
+                    f"{self.folder}: holds a run already; resume=auto goes on, or choose another name"
+                )
+            return
+        state = self.checkpoints.newest() if config.resume == "auto" else load_checkpoint(Path(config.resume))
+        if state is None:
+            if self.checkpoints.steps():
+                raise ValueError(
+                    f"{self.checkpoints.folder}: no checkpoint is whole; choose another name to start anew"
+                )
+            return
+        self._warn_of_changes(state["config"])
+        self.trainer.load_state_dict(state)
+        self.best_step, self._best_score = state["best_step"], state["best_score"]
+        self._since_validation = Tally(**state["since_validation"])
+        if self._watch is not None and state["watch"] is not None:
+            self._watch.load_state_dict(state["watch"])
+
+    def _warn_of_changes(self, before: dict[str, Any]) -> None:
+        old, new = flat_settings(TrainConfig.from_dict(before)), flat_settings(self.config)
+        changed = [
+            f"{name} {old[name]} → {new[name]}" for name in new if name not in HARMLESS and old[name] != new[name]
+        ]
+        if changed and self.trainer.engine.is_main:
+            logger.warning("the run goes on with other settings: %s", ", ".join(changed))
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The folder, and the loggers as long as the run takes."""
+        with ExitStack() as stack:
+            if self.trainer.engine.is_main:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._loggers = open_loggers(self.config, self.folder, self.trainer.step)
+                for each in self._loggers:
+                    stack.callback(each.close)
+            yield
+
+    def after_update(self, before: int, tally: Tally, batches: list[PairBatch], reason: str) -> str:
+        """Log, validate and save what is due; returns why the run is to end, or nothing."""
+        step = self.trainer.step
+        if self.trainer.bad_in_a_row >= self.config.max_bad_steps:
+            self._give_up(batches)
+
+        def due(interval: int) -> bool:
+            return interval > 0 and step // interval > before // interval
+
+        if self._display is not None:
+            self._display(step, tally.figures())
+        if due(self.config.log_interval) or reason:
+            figures = self._over_processes(tally)
+            for name, value in figures.items():
+                self._since_validation.add(name, value)
+            self._log(figures)
+        validated = due(self.config.val_interval) and self._validator is not None
+        if due(self.config.val_interval):
+            reason = self.trainer.engine.share(self._validate(batches[-1]) or reason)
+        if due(self.config.checkpoint_interval) or validated or reason:
+            self._save()
+        return reason
+
+    def _over_processes(self, tally: Tally) -> dict[str, float]:
+        names = [name for name in tally.sums if not name.startswith("time/")]
+        values = torch.tensor([(tally.sums[n], tally.counts[n]) for n in names], dtype=torch.float64)
+        summed = self.trainer.engine.total(values).tolist()
+        own = {name: value for name, value in tally.figures().items() if name.startswith("time/")}
+        return Tally(*({n: row[i] for n, row in zip(names, summed, strict=True)} for i in (0, 1))).figures() | own
+
+    def _log(self, figures: dict[str, float]) -> None:
+        for each in self._loggers:
+            each.log(self.trainer.step, figures)
+
+    def _validate(self, batch: PairBatch) -> str | None:
+        """Validate the moving average, draw matches; why the run is to end, if it is."""
+        if not self.trainer.engine.is_main:
+            return None
+        step, model = self.trainer.step, self.trainer.average
+        shown = (
+            match_picture(model, batch, max_error=3.0) if self._validator is None else self._validator.picture(model)
+        )
+        path = self.folder / "matches" / f"step-{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        save_picture(shown, path)
+        for each in self._loggers:
+            each.picture(step, shown, path)
+        if self._validator is None:
+            return None
+        validation = self._validator(model, step)
+        self._log({f"val/{name}": value for name, value in validation.items()})
+        if self._display is not None:
+            self._display.note(
+                f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in validation.items())
+            )
+        if validation[self._validator.main] > self._best_score:
+            self.best_step, self._best_score = step, validation[self._validator.main]
+            save_weights(model, self.folder / BEST_WEIGHTS, options=self.config.model.options())
+        training, self._since_validation = self._since_validation.figures(), Tally()
+        return None if self._watch is None else self._watch(step, validation, training)
+
+    def _save(self) -> None:
+        if not self.trainer.engine.is_main:
+            return
+        state = self.trainer.state_dict() | {
+            "best_step": self.best_step,
+            "best_score": self._best_score,
+            "since_validation": asdict(self._since_validation),
+            "watch": None if self._watch is None else self._watch.state_dict(),
+        }
+        # The checkpoint comes last: a run that is killed before it goes on from the one before, and writes both anew.
+        model, options = self.trainer.average, self.config.model.options()
+        self.checkpoints.make_room(lambda: save_weights(model, self.folder / WEIGHTS, options=options), self.best_step)
+        self.checkpoints.save(state, self.trainer.step, self.best_step)
+
+    def _give_up(self, batches: list[PairBatch]) -> None:
+        path = self.folder / BAD_BATCH
+        if self.trainer.engine.is_main:
+            save_checkpoint({"step": self.trainer.step, "batches": [asdict(batch) for batch in batches]}, path)
+        raise RunStoppedError(
+            f"step {self.trainer.step}: the loss or its gradient was not finite {self.trainer.bad_in_a_row} times in a "
+            f"row; the last batch is in {path}, the last good state in {self.checkpoints.folder}. "
+            "Try a lower optimizer.lr"
+        )
 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT, so that the step at hand is finished and saved before the run ends."""
+    """Collects SIGTERM and SIGINT, so that the step at hand is finished and saved before the run ends.
+
+    A second SIGINT ends it at once.
+    """
     received: list[int] = []
 
     def note(number: int, _frame: Any) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
         received.append(number)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}

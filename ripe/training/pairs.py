@@ -7,7 +7,6 @@ uninterrupted one would have seen, whatever the number of worker processes.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,13 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ripe.images import EXTENSIONS, read_image
+from ripe.datasets import acdc, megadepth, own, tokyo
+from ripe.datasets.catalogue import how_to_get, locate
+from ripe.datasets.mixture import Draw, Mixture
+from ripe.datasets.scenes import Scene
 from ripe.training.config import DataConfig
-from ripe.training.warps import View, crop_view, photometric, self_pair
+from ripe.training.warps import View, crop_view, letterbox, photometric, self_pair
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 20
+# Where so many files in a row cannot be read, the data set is gone, or its disk.
+ATTEMPTS = 1000
 
 
 @dataclass
@@ -29,7 +32,7 @@ class PairBatch:
     """P pairs of views of S×S pixels.
 
     Attributes:
-        images: 2P×3×S×S uint8 RGB; the P first views, then the P second ones.
+        images: 2P×3×S×S uint8 RGB; the P first views, then the P second ones. The networks normalise them.
         valid: 2P×S×S bool, False beyond the photo's border.
         positive: P bool, same scene or not.
         H_0to1: P×3×3 float32, the warp of self-pairs; NaN for pairs of two photos.
@@ -53,23 +56,65 @@ class _Pair:
     H_0to1: np.ndarray
 
 
-def list_photos(folder: Path) -> list[Path]:
-    """Photos directly in `folder`, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
+def read_sets(config: DataConfig, seed: int) -> dict[str, list[Scene]]:
+    """The photos to train on by data set, less what is held back of one's own.
+
+    Raises:
+        FileNotFoundError: a folder or a whole data set is missing; the message says how it is had.
+        ValueError: there is no photo, or a data set is not in its published layout.
+    """
+    return {name: _read_set(name, config, seed) for name in config.sets or {"own": 1.0}}
 
 
-def list_scenes(folder: Path) -> list[list[Path]]:
-    """Photos of each sub-folder of `folder`, sorted; folders without a photo are left out."""
-    photos = [list_photos(scene) for scene in sorted(folder.iterdir()) if scene.is_dir()]
-    return [scene for scene in photos if scene]
+def split_own(config: DataConfig, seed: int) -> tuple[list[Scene], list[Scene]]:
+    """One's own photos: those to train on, and those that `config.hold_back` keeps to validate with.
 
-
-class ScenePairs(Dataset):
-    """Pairs out of a folder of scene folders and a flat folder; see `DataConfig`.
+    Both are empty where the configuration names no own photos. Scenes without groups are photos of unknown scenes.
 
     Raises:
         FileNotFoundError: a configured folder does not exist.
-        ValueError: the folders hold no photo, or no scene where pairs of two photos are asked for.
+        ValueError: `config.root` holds no photo.
+    """
+    photos: list[Scene] = []
+    if config.root is not None:
+        photos += own.read_root(config.root)
+    if config.scenes is not None:
+        photos += own.read_scenes(config.scenes)
+    if config.singles is not None:
+        photos += own.read_singles(config.singles)
+    return own.hold_back(photos, config.hold_back, seed)
+
+
+def _read_set(name: str, config: DataConfig, seed: int) -> list[Scene]:
+    if name == "own":
+        photos = split_own(config, seed)[0]
+        if not photos:
+            raise ValueError(
+                "no photo found; set data.root to a folder of photos or of scene folders, or name data.sets"
+            )
+        return photos
+    folder = locate(name, root=config.dir)
+    try:
+        match name:
+            case "megadepth":
+                return megadepth.read(folder, config.max_scene_size, seed)
+            case "tokyo":
+                return tokyo.read(folder)
+            case "acdc":
+                return acdc.read(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {how_to_get(name, config.dir)}") from error
+    raise ValueError(f"data.sets: there is no reader of {name}")
+
+
+class ScenePairs(Dataset):
+    """Pairs number `first` to `num_pairs` − 1 of a run; see `DataConfig`.
+
+    Kinds of pairs that photos found under `root` cannot give (a flat folder has no scenes) become self-pairs.
+
+    Raises:
+        FileNotFoundError: a configured folder or data set does not exist.
+        ValueError: no photo is there, or photos cannot give the kinds of pairs that are asked for.
     """
 
     def __init__(self, config: DataConfig, seed: int, num_pairs: int, first: int = 0) -> None:
@@ -77,70 +122,73 @@ class ScenePairs(Dataset):
         self.seed = seed
         self.num_pairs = num_pairs
         self.first = first
-        for folder in (config.scenes, config.singles):
-            if folder is not None and not folder.is_dir():
-                raise FileNotFoundError(f"{folder}: no such folder of photos")
-        self.scenes = list_scenes(config.scenes) if config.scenes else []
-        singles = list_photos(config.singles) if config.singles else []
-        self.photos = [photo for scene in self.scenes for photo in scene] + singles
-        self.shared = [scene for scene in self.scenes if len(scene) > 1]
-        if not self.photos:
-            raise ValueError("no photo found; set data.scenes to a folder of scene folders, or data.singles")
-        if len(self.scenes) < 2 and config.negative_share > 0:
-            raise ValueError("negative pairs need two scene folders or more; set data.negative_share=0")
-        if not self.shared and config.self_share + config.negative_share < 1:
-            raise ValueError("no scene folder holds two photos; set data.self_share=1 and data.negative_share=0")
+        sets = read_sets(config, seed)
+        self.mixture = Mixture(sets, [config.sets.get(name, 1.0) for name in sets])
+        self.negative_share, self.real_share = self._shares()
+        self._logged: set[str] = set()
 
     def __len__(self) -> int:
         return self.num_pairs - self.first
 
     def __getitem__(self, index: int) -> tuple[_Pair, list[str]]:
         rng = np.random.default_rng([self.seed, self.first + index])
-        draw = rng.random()
+        kind = rng.random()
         skipped: list[str] = []
         for _ in range(ATTEMPTS):
             try:
-                return self._make(draw, rng), skipped
+                return self._make(kind, rng), skipped
             except (OSError, ValueError) as error:
-                logger.warning("%s; another photo takes its place", error)
                 skipped.append(str(error))
-        raise RuntimeError(f"{ATTEMPTS} photos in a row could not be read; the last: {skipped[-1]}")
+                self._log_once(str(error))
+        raise RuntimeError(f"{ATTEMPTS} pairs in a row could not be read; the last: {skipped[-1]}")
 
-    def _make(self, draw: float, rng: np.random.Generator) -> _Pair:
-        if draw < self.config.self_share:
-            return self._self_pair(rng)
-        if draw < self.config.self_share + self.config.negative_share:
-            first, second = rng.choice(len(self.scenes), 2, replace=False)
-            paths = [self._pick(self.scenes[first], rng), self._pick(self.scenes[second], rng)]
-            return self._two_photos(paths, False, rng)
-        scene = self.shared[rng.integers(len(self.shared))]
-        paths = [scene[i] for i in rng.choice(len(scene), 2, replace=False)]
-        return self._two_photos(paths, True, rng)
+    def _shares(self) -> tuple[float, float]:
+        """Shares of negative pairs and of pairs of two photos of a scene that the photos can give."""
+        negative = self.config.negative_share
+        real = 1 - self.config.self_share - negative
+        real = real if real > 1e-9 else 0.0  # shares that sum up to 1 but for rounding
+        if negative > 0 and self.mixture.num_scenes < 2:
+            self._refuse("negative pairs need two scenes or more", "data.negative_share=0")
+            negative = 0.0
+        if real > 0 and not self.mixture.has_pairs:
+            self._refuse("no scene has two photos", "data.self_share=1 and data.negative_share=0")
+            real = 0.0
+        return negative, real
 
-    def _self_pair(self, rng: np.random.Generator) -> _Pair:
-        photo = read_photo(self._pick(self.photos, rng))
-        views = self_pair(photo, self.config.size, self.config.warp, rng)
+    def _refuse(self, reason: str, mend: str) -> None:
+        if self.config.root is None:
+            raise ValueError(f"{reason}; set {mend}")
+        logger.warning("%s: %s; photos and their own warps take their place", self.config.root, reason)
+
+    def _log_once(self, message: str) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            logger.warning("%s; another photo takes its place", message)
+
+    def _make(self, kind: float, rng: np.random.Generator) -> _Pair:
+        if kind < self.negative_share:
+            return self._two_photos(self.mixture.draw_strangers(rng), False, rng)
+        if kind < self.negative_share + self.real_share:
+            return self._two_photos(self.mixture.draw_pair(rng), True, rng)
+        return self._self_pair(self.mixture.draw_photo(rng), rng)
+
+    def _self_pair(self, photo: Draw, rng: np.random.Generator) -> _Pair:
+        views = self_pair(photo.read(), self.config.size, self.config.warp, rng)
         relative = views[1].homography @ np.linalg.inv(views[0].homography)
         return _Pair(self._change_light(views, rng), True, relative / relative[2, 2])
 
-    def _two_photos(self, paths: list[Path], positive: bool, rng: np.random.Generator) -> _Pair:
-        first, second = (crop_view(read_photo(path), self.config.size, self.config.warp, rng) for path in paths)
-        return _Pair(self._change_light((first, second), rng), positive, np.full((3, 3), np.nan))
+    def _two_photos(self, photos: tuple[Draw, Draw], positive: bool, rng: np.random.Generator) -> _Pair:
+        unknown = np.full((3, 3), np.nan)
+        if self.config.view == "letterbox":  # as published: the photos as they are
+            first, second = (letterbox(photo.read(), self.config.size) for photo in photos)
+            return _Pair((first, second), positive, unknown)
+        first, second = (crop_view(photo.read(), self.config.size, self.config.warp, rng) for photo in photos)
+        return _Pair(self._change_light((first, second), rng), positive, unknown)
 
     def _change_light(self, views: tuple[View, View], rng: np.random.Generator) -> tuple[View, View]:
         strength = self.config.warp.photometric
         first, second = (View(photometric(v.image, strength, rng), v.valid, v.homography) for v in views)
         return first, second
-
-    @staticmethod
-    def _pick(photos: list[Path], rng: np.random.Generator) -> Path:
-        return photos[rng.integers(len(photos))]
-
-
-def read_photo(path: Path) -> np.ndarray:
-    """Read a photo as H×W×3 uint8 RGB. Raises ValueError or OSError, naming the file."""
-    photo = read_image(path)
-    return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
 
 
 def collate(items: list[tuple[_Pair, list[str]]]) -> PairBatch:
@@ -159,16 +207,28 @@ def collate(items: list[tuple[_Pair, list[str]]]) -> PairBatch:
 def pair_batches(config: DataConfig, seed: int, first_step: int, last_step: int) -> Iterator[PairBatch]:
     """The batches of steps `first_step` to `last_step` − 1, decoded ahead of use in worker processes."""
     size = config.pairs_per_step
-    dataset = ScenePairs(config, seed, last_step * size, first_step * size)
     loader = DataLoader(
-        dataset,
+        ScenePairs(config, seed, last_step * size, first_step * size),
         batch_size=size,
         collate_fn=collate,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers > 0 else None,
         worker_init_fn=_single_threaded,
     )
-    return iter(loader)
+    return start_workers(loader)
+
+
+def start_workers(loader: DataLoader) -> Iterator[PairBatch]:
+    """Iterate over a loader; its worker processes are forked here, without OpenCV's threads.
+
+    These do not come along, but a lock that one of them holds does: the worker would wait for it forever.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _single_threaded(_worker: int) -> None:

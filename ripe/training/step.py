@@ -10,8 +10,12 @@ The algorithm, per pair of views:
 6. A contrastive loss on the right matches moves the descriptors (`objective.contrastive`).
 """
 
+import math
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +23,17 @@ from torch import Tensor, nn
 from ripe.geometry.homography import apply_homography
 from ripe.matching import mutual_nearest_neighbours
 from ripe.model import RIPE
-from ripe.objective.cells import CellSamples, sample_cells
+from ripe.objective.cells import CellSamples, sample_cells, to_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
-from ripe.objective.inliers import epipolar_inliers, hardly_moves, warp_inliers
-from ripe.objective.policy import keypoint_cost, policy_loss, reward_baseline, share_cost
+from ripe.objective.inliers import fit_epipolar, hardly_moves, warp_inliers
+from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
+from ripe.objective.repeatability import repeatability_loss
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.training.config import ObjectiveConfig
 from ripe.training.pairs import PairBatch
 
 
-@dataclass(frozen=True)
-class PolicyOutput:
+class PolicyOutput(NamedTuple):
     """What the network and the policy make of P pairs; the P first views come before the P second ones.
 
     Attributes:
@@ -55,12 +59,57 @@ class PairMatches:
     inliers: Tensor
 
 
+class Totals(NamedTuple):
+    """What the parts of a loss are divided by: counts over all batches and processes of one update of the weights.
+
+    Attributes:
+        batches: that the update has, one after the other.
+        pairs: of views.
+        cells: inside the photos, of all views.
+        entries: of all reward grids; None where it depends on what the policy selects.
+    """
+
+    batches: int
+    pairs: float
+    cells: float
+    entries: float | None
+
+
+@dataclass
+class Tally:
+    """Figures as sums and what they are to be divided by, so that batches' and processes' tallies add up."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, count: float = 1.0) -> None:
+        """Add to one figure."""
+        self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counts[name] = self.counts.get(name, 0.0) + count
+
+    def merge(self, other: "Tally") -> None:
+        """Add all figures of another tally."""
+        for name, value in other.sums.items():
+            self.add(name, value, other.counts[name])
+
+    def figures(self) -> dict[str, float]:
+        """The quotients; what has nothing to be divided by is left out."""
+        return {name: value / self.counts[name] for name, value in self.sums.items() if self.counts[name] > 0}
+
+
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss, its parts as they enter it, and figures to log."""
+    """A batch's contribution to the loss of an update; the contributions of all batches and processes add up to it.
+
+    Attributes:
+        total: the contribution.
+        tally: figures to log.
+        judge_seconds: how long matching and RANSAC kept the caller's thread.
+    """
 
     total: Tensor
-    figures: dict[str, float]
+    tally: Tally
+    judge_seconds: float
 
 
 class Policy(nn.Module):
@@ -71,10 +120,23 @@ class Policy(nn.Module):
         self.model = model
         self.border = border
 
-    def forward(self, images: Tensor, valid: Tensor, H_0to1: Tensor, generator: torch.Generator) -> PolicyOutput:  # noqa: N803
-        """Sample keypoints in 2P×3×S×S float `images` and describe them; see `PairBatch` for the other arguments."""
+    def forward(
+        self,
+        images: Tensor,
+        valid: Tensor,
+        H_0to1: Tensor,  # noqa: N803
+        generator: torch.Generator | Sequence[torch.Generator],
+    ) -> PolicyOutput:
+        """Sample keypoints in 2P×3×S×S float `images` and describe them.
+
+        `generator` is one for all views or one for each; see `PairBatch` for the other arguments.
+        """
         maps = self.model(images.contiguous(memory_format=torch.channels_last))
         samples = sample_cells(maps.logits, valid, generator, self.border)
+        if not H_0to1.isfinite().any():  # without self-pairs no place but the proposals is asked for
+            proposals = self.model.describe(maps, samples.keypoints).unbind()
+            nowhere = torch.full_like(samples.keypoints, torch.nan)
+            return PolicyOutput(samples, proposals, nowhere, proposals, torch.zeros_like(samples.inside))
         pairs, cells = len(H_0to1), samples.keypoints.shape[1]
         with torch.autocast(images.device.type, enabled=False):  # products in bfloat16 would be off by whole pixels
             warped = apply_homography(torch.cat([H_0to1, torch.linalg.inv(H_0to1)]), samples.keypoints)
@@ -85,43 +147,95 @@ class Policy(nn.Module):
         return PolicyOutput(samples, descriptors.unbind(), warped, landed.roll(pairs, dims=0).unbind(), visible)
 
 
+def count_totals(batches: Sequence[PairBatch], config: ObjectiveConfig) -> Totals:
+    """The totals of one process's batches."""
+    cells, entries = 0, 0
+    for batch in batches:
+        inside = to_cells(batch.valid).all(dim=-1)
+        counts = inside.sum(dim=1)
+        if config.padding_mode == "punish":
+            counts = torch.full_like(counts, inside.shape[1])
+        first, second = counts.chunk(2)
+        cells += int(inside.sum())
+        entries += int((first * second).sum())
+    pairs = sum(len(batch) for batch in batches)
+    return Totals(len(batches), pairs, cells, None if config.selected_only else entries)
+
+
 def compute_loss(
-    output: PolicyOutput, batch: PairBatch, config: ObjectiveConfig, *, progress: float, seed: int, executor: Executor
+    output: PolicyOutput,
+    batch: PairBatch,
+    config: ObjectiveConfig,
+    *,
+    progress: float,
+    seeds: Sequence[int],
+    executor: Executor,
+    step: int = 0,
+    totals: Totals | None = None,
+    total_over_processes: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> LossTerms:
-    """The loss of a batch.
+    """The loss of a batch, or its contribution where the batch is a part of a larger one.
 
     Args:
         output: of `Policy` for this batch.
         batch: with the labels.
         config: weights and thresholds.
         progress: share of the run that is done, 0..1; moves the schedules.
-        seed: of RANSAC's sampling.
+        seeds: of RANSAC's sampling, one for each pair.
         executor: threads for RANSAC.
+        step: of the run; moves the inlier threshold.
+        totals: of the large batch that this one is a part of; those of this one alone if None.
+        total_over_processes: adds a tensor up over all processes.
     """
     pairs = len(batch)
+    totals = count_totals([batch], config) if totals is None else totals
     taking_part = _taking_part(output.samples, config)
-    matches = _judge(output, batch, config, taking_part, progress, seed, executor)
+    judging = _Judging(output, batch, config, taking_part, progress, step, seeds, executor)
+    # What needs no verdict is computed while RANSAC runs in its threads.
+    by_warp_alone = [
+        _warp_descriptor_loss(output, batch, config, taking_part, p) if judging.by_warp[p] else None
+        for p in range(pairs)
+    ]
+    matches = judging.collect()
     rewards = [_rewards(output, batch, config, taking_part, matches[p], p, progress) for p in range(pairs)]
     by_view = output.samples.log_probs.unbind()
     log_probs = [(by_view[p], by_view[pairs + p]) for p in range(pairs)]
     chosen = [(taking_part[p], taking_part[pairs + p]) for p in range(pairs)]
-    descriptor_losses = [_descriptor_loss(output, batch, config, taking_part, matches[p], p) for p in range(pairs)]
+    descriptor_losses = [
+        _descriptor_loss(output, batch, config, matches[p], p) if loss is None else loss
+        for p, loss in enumerate(by_warp_alone)
+    ]
 
     samples = output.samples
-    entropies = samples.entropies[samples.inside]
     graded = [(*both, reward) for both, reward in zip(log_probs, rewards, strict=True)]
+    entries = totals.entries
+    if entries is None:
+        here = samples.log_probs.new_tensor(float(grid_entries(graded)), dtype=torch.float64)
+        entries = float(total_over_processes(here)) * totals.batches
+    policy = policy_loss(graded, entries) + config.baseline * reward_baseline(graded, chosen, entries)
+    held = keypoint_share(progress, config)
     parts = {
-        "policy": config.policy_weight * (policy_loss(graded) + config.baseline * reward_baseline(graded, chosen)),
-        "keypoint": penalty_share(progress, config) * config.keypoint_price * keypoint_cost(log_probs, chosen),
+        "policy": config.policy_weight * policy,
+        "keypoint": -penalty_share(progress, config)
+        * config.keypoint_penalty
+        * (keypoint_cost(log_probs, chosen) * pairs / totals.pairs),
         "share": config.keypoint_share_weight
-        * share_cost(samples.acceptance, samples.inside, keypoint_share(progress, config)),
-        "entropy": -config.entropy_weight * (entropies.sum() / max(entropies.numel(), 1)),
-        "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).mean(),
+        * share_cost(samples.acceptance, samples.inside & samples.interior, held, total_over_processes)
+        / totals.batches,
+        "entropy": -config.entropy_weight * (samples.entropies[samples.inside].sum() / max(totals.cells, 1)),
+        "repeatability": _repeatability(output, batch, config, total_over_processes) / totals.batches,
+        "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).sum() / totals.pairs,
     }
     total = torch.stack(list(parts.values())).sum()
-    figures = {f"loss/{name}": float(value.detach()) for name, value in parts.items()}
-    figures["loss/total"] = float(total.detach())
-    return LossTerms(total, figures | _figures(taking_part, matches, batch))
+    tally = _tally(taking_part, matches, batch, pairs / totals.pairs)
+    for name, value in {**parts, "total": total}.items():
+        tally.add(f"loss/{name}", float(value.detach()), pairs / totals.pairs)
+    return LossTerms(total, tally, judging.seconds)
+
+
+def inlier_threshold(step: int, config: ObjectiveConfig) -> float:
+    """Largest epipolar error of an inlier, in pixels."""
+    return config.inlier_threshold + config.inlier_threshold_extra * math.exp(-config.inlier_threshold_decay * step)
 
 
 def penalty_share(progress: float, config: ObjectiveConfig) -> float:
@@ -148,44 +262,66 @@ def _taking_part(samples: CellSamples, config: ObjectiveConfig) -> Tensor:
     return samples.selected & samples.inside if config.padding_mode == "ignore" else samples.selected
 
 
-def _judge(
-    output: PolicyOutput,
-    batch: PairBatch,
-    config: ObjectiveConfig,
-    taking_part: Tensor,
-    progress: float,
-    seed: int,
-    executor: Executor,
-) -> list[PairMatches]:
-    """Match the selected keypoints of each pair and tell right matches from wrong ones."""
-    pairs = len(batch)
-    matched = [
-        _match(output.descriptors[p], output.descriptors[pairs + p], taking_part[p], taking_part[pairs + p], config)
-        for p in range(pairs)
-    ]
-    points = [
-        (output.samples.keypoints[p][indices[:, 0]], output.samples.keypoints[pairs + p][indices[:, 1]])
-        for p, indices in enumerate(matched)
-    ]
-    by_warp = batch.H_0to1.isfinite().all(dim=-1).all(dim=-1).tolist()
-    fitted = [p for p in range(pairs) if not by_warp[p]]
-    fits = epipolar_inliers(
-        [points[p] for p in fitted],
-        max_error=config.inlier_threshold,
-        seed=seed,
-        executor=executor,
-        max_iterations=config.ransac_iterations,
-    )
-    max_error = config.warp_threshold_start + progress * (config.warp_threshold_end - config.warp_threshold_start)
-    inliers: dict[int, Tensor] = {}
-    for p, fit in zip(fitted, fits, strict=True):
-        inliers[p] = fit.to(matched[p].device)
-        if batch.positive[p] and hardly_moves(*points[p], inliers[p], config.min_motion):
-            inliers[p] = torch.zeros_like(inliers[p])
-    for p in range(pairs):
-        if by_warp[p]:
-            inliers[p] = warp_inliers(*points[p], batch.H_0to1[p], max_error=max_error)
-    return [PairMatches(matched[p], inliers[p]) for p in range(pairs)]
+class _Judging:
+    """Matches the selected keypoints of each pair and tells right matches from wrong ones.
+
+    Making one begins the fits in the executor's threads; `collect` waits for them. `seconds` is how long the caller's
+    own thread was busy or waited.
+    """
+
+    def __init__(
+        self,
+        output: PolicyOutput,
+        batch: PairBatch,
+        config: ObjectiveConfig,
+        taking_part: Tensor,
+        progress: float,
+        step: int,
+        seeds: Sequence[int],
+        executor: Executor,
+    ) -> None:
+        started = time.perf_counter()
+        pairs = len(batch)
+        self._batch, self._config = batch, config
+        self.by_warp: list[bool] = batch.H_0to1.isfinite().all(dim=-1).all(dim=-1).tolist()
+        self._max_error = config.warp_threshold_start + progress * (
+            config.warp_threshold_end - config.warp_threshold_start
+        )
+        self._indices: dict[int, Tensor] = {}
+        self._points: dict[int, tuple[Tensor, Tensor]] = {}
+        self._fits = {}
+        for p in sorted(range(pairs), key=lambda p: self.by_warp[p]):  # first those that RANSAC has to judge
+            views = (p, pairs + p)
+            descriptors = output.descriptors[views[0]], output.descriptors[views[1]]
+            indices = _match(*descriptors, taking_part[views[0]], taking_part[views[1]], config)
+            first, second = (output.samples.keypoints[v][indices[:, side]] for side, v in enumerate(views))
+            self._indices[p], self._points[p] = indices, (first, second)
+            if not self.by_warp[p]:
+                self._fits[p] = fit_epipolar(
+                    executor,
+                    first,
+                    second,
+                    max_error=inlier_threshold(step, config),
+                    seed=seeds[p],
+                    max_iterations=config.ransac_iterations,
+                )
+        self.seconds = time.perf_counter() - started
+
+    def collect(self) -> list[PairMatches]:
+        """The verdicts, in the order of the pairs."""
+        started = time.perf_counter()
+        verdicts = [PairMatches(self._indices[p], self._inliers(p)) for p in range(len(self._batch))]
+        self.seconds += time.perf_counter() - started
+        return verdicts
+
+    def _inliers(self, pair: int) -> Tensor:
+        points = self._points[pair]
+        if self.by_warp[pair]:
+            return warp_inliers(*points, self._batch.H_0to1[pair].to(points[0].device), max_error=self._max_error)
+        inliers = self._fits[pair].result().inliers.to(points[0].device)
+        if self._batch.positive[pair] and hardly_moves(*points, inliers, self._config.min_motion):
+            return torch.zeros_like(inliers)
+        return inliers
 
 
 @torch.no_grad()
@@ -229,13 +365,20 @@ def _rewards(
     )
 
 
+def _warp_descriptor_loss(
+    output: PolicyOutput, batch: PairBatch, config: ObjectiveConfig, taking_part: Tensor, pair: int
+) -> Tensor | None:
+    """The descriptors' loss of a self-pair where the warp alone gives it; None where the matches are needed."""
+    if config.descriptor_loss == "margin" or not batch.positive[pair]:
+        return None
+    views = (pair, pair + len(batch))
+    there = _warp_infonce(output, config, taking_part, *views)
+    back = _warp_infonce(output, config, taking_part, *views[::-1])
+    return (there + back) / 2
+
+
 def _descriptor_loss(
-    output: PolicyOutput,
-    batch: PairBatch,
-    config: ObjectiveConfig,
-    taking_part: Tensor,
-    matches: PairMatches,
-    pair: int,
+    output: PolicyOutput, batch: PairBatch, config: ObjectiveConfig, matches: PairMatches, pair: int
 ) -> Tensor:
     views = (pair, pair + len(batch))
     descriptors0, descriptors1 = output.descriptors[views[0]], output.descriptors[views[1]]
@@ -244,10 +387,6 @@ def _descriptor_loss(
     if config.descriptor_loss == "margin" or not positive:
         margins = {"positive_margin": config.positive_margin, "negative_margin": config.negative_margin}
         return margin_loss(descriptors0, descriptors1, trusted, positive=positive, **margins)
-    if batch.H_0to1[pair].isfinite().all():
-        there = _warp_infonce(output, config, taking_part, *views)
-        back = _warp_infonce(output, config, taking_part, *views[::-1])
-        return (there + back) / 2
     first, second = matches.indices[matches.inliers].unbind(dim=1)
     keypoints0, keypoints1 = output.samples.keypoints[views[0]], output.samples.keypoints[views[1]]
     forward = infonce_loss(
@@ -282,19 +421,41 @@ def _warp_infonce(output: PolicyOutput, config: ObjectiveConfig, taking_part: Te
     )
 
 
-def _figures(taking_part: Tensor, matches: list[PairMatches], batch: PairBatch) -> dict[str, float]:
-    """Counts of the batch, in keypoints per view and matches per pair; shares by kind of pair where there is one."""
+def _repeatability(
+    output: PolicyOutput,
+    batch: PairBatch,
+    config: ObjectiveConfig,
+    total_over_processes: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The self-pairs' loss of repeatability, each view in turn being the first, weighted."""
+    samples, pairs = output.samples, len(batch)
+    if config.repeatability_weight == 0:
+        return samples.log_positions.new_zeros(())
+    by_warp = batch.H_0to1.isfinite().flatten(1).all(dim=1).to(samples.inside.device)
+    first, second = (samples.log_positions[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    part0, part1 = ((samples.inside & output.visible)[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    counts = total_over_processes(torch.stack([part0.sum(), part1.sum()]).double())
+    if not by_warp.any():
+        return samples.log_positions.sum() * 0
+    warp = batch.H_0to1.to(first.device)[by_warp]
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    spread = config.repeatability_spread
+    there = repeatability_loss(first, second, warp, part0, size, spread, float(counts[0]))
+    back = repeatability_loss(second, first, torch.linalg.inv(warp), part1, size, spread, float(counts[1]))
+    return config.repeatability_weight * (there + back) / 2
+
+
+def _tally(taking_part: Tensor, matches: list[PairMatches], batch: PairBatch, part: float) -> Tally:
+    """Keypoints per view, matches per pair, what was skipped in the whole update, inliers by kind of pair."""
+    tally = Tally()
+    tally.add("keypoints", float(taking_part.sum()), len(taking_part))
+    tally.add("matches", sum(len(pair.indices) for pair in matches), len(matches))
+    tally.add("skipped_pairs", sum(len(pair.indices) == 0 for pair in matches), part)
+    tally.add("skipped_files", len(batch.skipped), part)
     by_warp = batch.H_0to1.isfinite().all(dim=-1).all(dim=-1)
     kinds = {"self": by_warp, "real": batch.positive & ~by_warp, "negative": ~batch.positive}
-    figures = {
-        "keypoints": float(taking_part.sum() / len(taking_part)),
-        "matches": sum(len(pair.indices) for pair in matches) / max(len(matches), 1),
-        "skipped_pairs": float(sum(len(pair.indices) == 0 for pair in matches)),
-        "skipped_files": float(len(batch.skipped)),
-    }
     for kind, members in kinds.items():
         chosen = [pair for pair, member in zip(matches, members.tolist(), strict=True) if member]
-        total = sum(len(pair.indices) for pair in chosen)
-        if total > 0:
-            figures[f"inlier_ratio/{kind}"] = sum(int(pair.inliers.sum()) for pair in chosen) / total
-    return figures
+        inliers = sum(int(pair.inliers.sum()) for pair in chosen)
+        tally.add(f"inlier_ratio/{kind}", inliers, sum(len(pair.indices) for pair in chosen))
+    return tally

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ripe.images import fit_long_side
 from ripe.training.config import WarpConfig
 
 
 @dataclass(frozen=True)
 class View:
-    """A square crop seen through a homography.
+    """A square view of a photo through a homography.
 
     Attributes:
-        image: S×S×3 uint8 RGB; beyond the photo's border it is mirrored.
+        image: S×S×3 uint8 RGB; beyond the photo's border it is mirrored, or 0 in letterboxes.
         valid: S×S bool, False beyond the photo's border.
         homography: 3×3 float64, pixels of the photo to pixels of the view.
     """
@@ -88,6 +89,23 @@ def crop_view(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.G
     centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * np.maximum(reach, 0)
     homography = perspective(size, config.perspective / 2, rng) @ similarity(size, centre, scale, rng.uniform(-15, 15))
     return render(photo, homography, size)
+
+
+def letterbox(photo: np.ndarray, size: int) -> View:
+    """The whole photo: its longer side resized to `size`, zero-padded to a square, centred (rounded left and up).
+
+    Pixels stay uint8 and padding is 0, before any normalisation.
+    """
+    height, width = fit_long_side(photo.shape[:2], size)
+    top, left = (size - height) // 2, (size - width) // 2
+    kind = cv2.INTER_AREA if max(photo.shape[:2]) > size else cv2.INTER_LINEAR
+    image = np.zeros((size, size, 3), dtype=np.uint8)
+    image[top : top + height, left : left + width] = cv2.resize(photo, (width, height), interpolation=kind)
+    valid = np.zeros((size, size), dtype=bool)
+    valid[top : top + height, left : left + width] = True
+    sx, sy = width / photo.shape[1], height / photo.shape[0]
+    homography = np.array([[sx, 0, 0.5 * sx - 0.5 + left], [0, sy, 0.5 * sy - 0.5 + top], [0, 0, 1]])
+    return View(image, valid, homography)
 
 
 def photometric(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

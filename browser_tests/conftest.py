@@ -1,0 +1,66 @@
+"""A running demo with the shipped weights, and Chromium to look at it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+import ripe
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ASSETS = Path(ripe.__file__).parent / "assets"
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """The two bundled photos."""
+    return [ASSETS / "motorcycle_left.jpg", ASSETS / "motorcycle_right.jpg"]
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where `app.py` serves the demo."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    app = Path(__file__).parents[1] / "app.py"
+    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("server"))}
+    command = [sys.executable, str(app), "--port", str(port), "--model", "compact"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            yield server.stdout.readline().split()[1]
+        finally:
+            server.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium; Playwright's own download is not needed."""
+    assert CHROMIUM is not None, "no Chromium found; on Debian: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The demo's page, just opened; no request may go anywhere else."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+    page.set_default_timeout(60_000)
+    elsewhere: list[str] = []
+    page.on("request", lambda request: None if request.url.startswith((address, "data:", "blob:"))
+            else elsewhere.append(request.url))  # fmt: skip
+    page.goto(address)
+    page.wait_for_selector("#match")
+    yield page
+    page.close()
+    assert elsewhere == []

@@ -1,0 +1,56 @@
+"""Take the pictures of the web demo that the documentation shows: `python docs/screenshots.py` (needs Chromium)."""
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+PORT = "7871"
+WIDTH = 1100
+QUALITY = 78
+
+
+def save(picture: bytes, name: str) -> None:
+    """Save as JPEG, shrunk to the width of a page."""
+    with Image.open(io.BytesIO(picture)) as image:
+        height = round(image.height * WIDTH / image.width)
+        image.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS).save(IMAGES / name, quality=QUALITY)
+
+
+def take(address: str) -> None:
+    """Match the bundled photos and take the pictures."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(address)
+        number = page.locator("input[aria-label*='Keypoints']").first  # fewer lines show more of the photos
+        number.fill("512")
+        number.press("Tab")
+        page.click("#example")
+        page.wait_for_selector("#photo1 img")
+        page.click("#match")
+        page.wait_for_selector("#inliers img")
+        page.locator("#downloads a").first.wait_for()
+        save(page.screenshot(full_page=True), "demo.jpg")
+        for view in ("All matches", "Inliers"):
+            page.get_by_role("tab", name=view, exact=True).click()
+            name = view.lower().replace(" ", "-")
+            save(page.request.get(page.locator(f"#{name} img").get_attribute("src")).body(), f"{name}.jpg")
+        browser.close()
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    command = [sys.executable, str(ROOT / "app.py"), "--port", PORT, "--model", "compact"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            take(server.stdout.readline().split()[1])
+        finally:
+            server.terminate()

@@ -1,0 +1,38 @@
+"""Install the wheel and the sdist of a folder, each in an environment of its own, and try them there.
+
+    python package_tests/install.py dist
+
+Nothing but what the package declares is installed, so a forgotten dependency or file shows here.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(dist: Path) -> None:
+    """Try each archive; the first failure ends it."""
+    [wheel], [sdist] = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    with tempfile.TemporaryDirectory() as folder:
+        python = _environment(Path(folder) / "environment")
+        for archive, options in ((wheel, []), (sdist, ["--no-deps", "--force-reinstall"])):
+            constraints = ["-c", ROOT / "constraints.txt"]
+            _run(python, "-m", "pip", "install", "--quiet", *constraints, *options, archive.resolve(), cwd=folder)
+            _run(python, ROOT / "package_tests" / "smoke.py", ROOT / "ripe", cwd=folder)
+            print(f"{archive.name}: installed and works")
+
+
+def _environment(folder: Path) -> Path:
+    _run(sys.executable, "-m", "venv", folder)
+    return folder / "bin" / "python"
+
+
+def _run(*command: str | Path, cwd: str | None = None) -> None:
+    subprocess.run([str(word) for word in command], cwd=cwd, check=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Presets of training runs, in YAML; see docs/training.md."""

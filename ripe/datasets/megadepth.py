@@ -1,0 +1,99 @@
+"""MegaDepth in DISK's package: internet photos of landmarks, with tuples that see the same part of one.
+
+`dataset.json` maps a scene to `image_path` (relative to that file's folder, or absolute), `images` (file names) and
+`tuples` of indices into `images`. Li and Snavely, "MegaDepth: Learning single-view depth prediction from internet
+photos", CVPR 2018; Tyszkiewicz et al., "DISK: Learning local features with policy gradient", NeurIPS 2020.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ripe.datasets.scenes import Scene, is_photo, seeded
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Never to be trained on: the scenes of MegaDepth-1500, and those that the Image Matching Challenge 2021 shows, too.
+MEGADEPTH_1500 = frozenset({"0015", "0022"})
+IMAGE_MATCHING_CHALLENGE = frozenset({"0008", "0019", "0021", "0024", "0025", "0032", "0063", "1589"})
+BENCHMARK_SCENES = MEGADEPTH_1500 | IMAGE_MATCHING_CHALLENGE
+
+
+def read(folder: Path, max_scene_size: int = 10_000, seed: int = 0) -> list[Scene]:
+    """The scenes that may be trained on and whose photos are there, each with its tuples as groups.
+
+    Args:
+        folder: that holds `dataset.json`.
+        max_scene_size: of a scene with more tuples, so many are drawn, by `seed`.
+        seed: of that draw.
+
+    Raises:
+        FileNotFoundError: `dataset.json` is missing, or the photos of every scene are.
+        ValueError: `dataset.json` is not as described; the message names the scene.
+    """
+    scenes = [scene for scene in read_all(folder) if not is_benchmark(scene)]
+    present = [scene for scene in scenes if scene.folder.is_dir()]
+    if not present:
+        raise FileNotFoundError(f"{folder}: none of the {len(scenes)} scenes to train on is there")
+    if len(present) < len(scenes):
+        logger.warning(
+            "%s: %d of %d scenes are not there and left out", folder, len(scenes) - len(present), len(scenes)
+        )
+    return [_draw_tuples(scene, max_scene_size, seed) for scene in present]
+
+
+def read_all(folder: Path) -> list[Scene]:
+    """Every scene of `dataset.json` with all of its tuples, by name, whether its photos are there or not."""
+    return _from_each_scene(folder, lambda name, content: _scene(folder, name, content))
+
+
+def calibrations(folder: Path) -> list[Path]:
+    """Where the cameras of all photos are, for sets that have them (IMW2020-val)."""
+
+    def of_scene(_name: str, content: dict[str, Any]) -> list[Path]:
+        return [folder / content["calib_path"] / f"calibration_{image}.h5" for image in content["images"]]
+
+    return [path for paths in _from_each_scene(folder, of_scene) for path in paths]
+
+
+def is_benchmark(scene: Scene) -> bool:
+    """Whether a scene is one that is evaluated on; it is known by the four digits of its name, or else of its path."""
+    digits = re.findall(r"(?<!\d)\d{4}(?!\d)", scene.name) or re.findall(r"(?<!\d)\d{4}(?!\d)", scene.folder.as_posix())
+    return not BENCHMARK_SCENES.isdisjoint(digits)
+
+
+def _from_each_scene(folder: Path, read_scene: Callable[[str, dict[str, Any]], T]) -> list[T]:
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [read_scene(name, content[name]) for name in sorted(content)]
+    except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not DISK's layout ({type(error).__name__}: {error})") from error
+
+
+def _scene(folder: Path, name: str, content: dict[str, Any]) -> Scene:
+    # IMW2020-val lists its photos without the extension.
+    images = [image if is_photo(image) else f"{image}.jpg" for image in content["images"]]
+    try:
+        tuples = np.asarray(content["tuples"], dtype=np.int64).reshape(len(content["tuples"]), -1)
+    except (OverflowError, ValueError) as error:
+        raise ValueError(f"{folder / 'dataset.json'}: tuples of scene {name} are not equally many indices") from error
+    if tuples.size and (tuples.min() < 0 or tuples.max() >= len(images)):
+        raise ValueError(f"{folder / 'dataset.json'}: a tuple of scene {name} points beyond its {len(images)} images")
+    return Scene(name, folder / content["image_path"], images, tuples)
+
+
+def _draw_tuples(scene: Scene, most: int, seed: int) -> Scene:
+    if len(scene.groups) <= most:
+        return scene
+    drawn = seeded(seed, scene.name).choice(len(scene.groups), most, replace=False)
+    return Scene(scene.name, scene.folder, scene.names, scene.groups[np.sort(drawn)])

@@ -1,0 +1,68 @@
+"""One pair of photos from features to figures: fitting by name, the times of the stages, and the document that is kept.
+
+Shared by `ripe match` and the web demo.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ripe.features import Features, Matches, TwoViewGeometry
+
+INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "none": None}
+
+
+class Stopwatch:
+    """Times of named stages in milliseconds."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the body of a `with` statement; the times of one name add up."""
+        start = time.perf_counter()
+        yield
+        elapsed = (time.perf_counter() - start) * 1000
+        self.milliseconds[name] = round(self.milliseconds.get(name, 0.0) + elapsed, 1)
+
+
+def fit(kind: Any, points: Sequence[Tensor], threshold: float | None) -> TwoViewGeometry | None:
+    """Fit what is asked for to matched points; None if that is "none".
+
+    Args:
+        kind: a key of `INLIER_THRESHOLDS`.
+        points: K×2 of both images.
+        threshold: inlier threshold in pixels.
+    """
+    if kind == "none" or threshold is None:
+        return None
+    from ripe.geometry.robust import estimate_geometry
+
+    return estimate_geometry(kind, *points, max_error=threshold)
+
+
+def document(
+    settings: dict[str, Any],
+    features: Sequence[Features],
+    matches: Matches,
+    geometry: TwoViewGeometry | None,
+    milliseconds: dict[str, float],
+) -> dict[str, Any]:
+    """Everything about a matched pair, ready for JSON: lists of numbers, keypoints in pixels of the photos."""
+    found: dict[str, Any] = {"settings": settings, "milliseconds": milliseconds}
+    for number, side in enumerate(features):
+        found[f"image_size{number}"] = side.image_size
+        found[f"keypoints{number}"] = side.keypoints.tolist()
+        found[f"scores{number}"] = side.scores.tolist()
+    found["matches"] = matches.indices.tolist()
+    found["matching_scores"] = matches.scores.tolist()
+    found["inliers"] = None if geometry is None else geometry.inliers.tolist()
+    found["model"] = None if geometry is None or geometry.model is None else geometry.model.tolist()
+    return found

@@ -1,0 +1,311 @@
+"""The web demo: what it lets in, what it keeps, what it hands out; and a real server that hostile files do not end."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ripe
+from ripe.cli import main
+from ripe.demo import intake, outputs
+from ripe.demo.intake import read_photo
+from ripe.demo.pipeline import LONG_SIDE, Pipeline, Settings
+from ripe.drawing import GREEN, RED
+
+
+def bomb(path: Path, side: int) -> None:
+    """A PNG file of a few bytes whose header promises side×side pixels."""
+    header = b"IHDR" + side.to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
+    chunks = [header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND"]
+    packed = [(len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") for chunk in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path:
+    """Files that a visitor may send by mistake or on purpose."""
+    folder = tmp_path_factory.mktemp("hostile")
+    bomb(folder / "bomb.png", 60_000)
+    bomb(folder / "large.png", 6_000)
+    (folder / "text.jpg").write_text("no image")
+    (folder / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>')
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.jpg").write_bytes(photos[0].read_bytes()[:20_000])
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    for name in ("animated.gif", "animated.webp", "animated.png"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    return folder
+
+
+REFUSED = {
+    "bomb.png": "more than the 25 million pixels",
+    "large.png": "6000×6000 pixels: more than the 25 million pixels",
+    "text.jpg": "not a photo",
+    "drawing.svg": "not a photo",
+    "empty.png": "not a photo",
+    "cut.jpg": "damaged",
+    "animated.gif": "an animation",
+    "animated.webp": "an animation",
+    "animated.png": "an animation",
+    "pixel.png": "1×1 pixels; both sides need 16 or more",
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", REFUSED)
+def test_files_that_are_no_photos_are_refused_in_plain_words(hostile: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(REFUSED[name])) as refusal:
+        read_photo(hostile / name)
+    assert str(refusal.value).startswith(f"{name}: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_beyond_the_size_limit_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MAX_FILE_BYTES", 2_000_000)
+    (tmp_path / "big.jpg").write_bytes(bytes(3_000_000))
+    with pytest.raises(ValueError, match=r"^big.jpg: 3 MB; files may have 2 MB at most$"):
+        read_photo(tmp_path / "big.jpg")
+
+
+def test_cmyk_is_converted_and_16_bits_are_kept(tmp_path: Path, photos: list[Path]) -> None:
+    with Image.open(photos[0]) as photo:
+        photo.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+        rgb = np.asarray(photo)
+    assert np.abs(read_photo(tmp_path / "cmyk.jpg").astype(int) - rgb).mean() < 6
+    ramp = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40) * 40
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    read = read_photo(tmp_path / "deep.png")
+    assert read.dtype == np.uint16
+    assert (read == ramp[:, :, None]).all()
+
+
+@pytest.fixture
+def network_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of what the network is given from here on."""
+    calls: list[tuple[int, ...]] = []
+    infer = ripe.RIPE._infer
+
+    def counted(self: ripe.RIPE, images: torch.Tensor) -> object:
+        calls.append(tuple(images.shape))
+        return infer(self, images)
+
+    monkeypatch.setattr(ripe.RIPE, "_infer", counted)
+    return calls
+
+
+@pytest.fixture
+def settings(random_weights: Path) -> Settings:
+    return Settings(model=str(random_weights), max_keypoints=300)
+
+
+def changed(settings: Settings, **values: object) -> Settings:
+    return Settings(**{**vars(settings), **values})
+
+
+def test_only_what_a_setting_changes_is_computed_again(
+    photos: list[Path], settings: Settings, network_calls: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    pipeline = Pipeline("cpu")
+    first = pipeline.run(*photos, settings)
+    assert set(first.milliseconds) == set(outputs.STAGES)
+    assert len(network_calls) == 2
+    looser = pipeline.run(*photos, changed(settings, inlier_threshold=8.0))
+    assert set(looser.milliseconds) == {"geometry"}
+    assert looser.geometry.num_inliers > first.geometry.num_inliers
+    plane = pipeline.run(*photos, changed(settings, geometry="homography"))
+    assert set(plane.milliseconds) == {"geometry"}
+    again = pipeline.run(*photos, settings)
+    assert again.milliseconds == {}
+    assert torch.equal(again.geometry.inliers, first.geometry.inliers)
+    assert len(network_calls) == 2
+    fewer = pipeline.run(*photos, changed(settings, max_keypoints=200))
+    assert set(fewer.milliseconds) == {"extract", "match", "geometry"}
+    pipeline.run(*photos, changed(settings, threshold=1e6))
+    assert len(network_calls) == 6
+    renamed = shutil.copy(photos[0], tmp_path / "renamed.jpg")  # the same photo, sent under another name
+    assert pipeline.run(renamed, photos[1], settings).views[0].name == "renamed.jpg"
+    pipeline.run(*reversed(photos), settings)
+    assert len(network_calls) == 6
+
+
+def test_what_is_kept_is_what_a_fresh_run_finds(photos: list[Path], settings: Settings) -> None:
+    kept = Pipeline("cpu")
+    kept.run(*photos, settings)
+    asked = changed(settings, inlier_threshold=3.0)
+    documents = [pipeline.run(*photos, asked).document() for pipeline in (kept, Pipeline("cpu"))]
+    for document in documents:
+        del document["milliseconds"]
+    assert documents[0] == documents[1]
+
+
+def test_large_photos_are_shrunk_for_the_network_and_keypoints_stay_in_their_pixels(
+    tmp_path: Path, photos: list[Path], settings: Settings, network_calls: list[tuple[int, ...]]
+) -> None:
+    with Image.open(photos[0]) as photo:
+        photo.resize((2000, 1000)).save(tmp_path / "large.jpg")
+    view = Pipeline("cpu").run(tmp_path / "large.jpg", photos[0], settings).views[0]
+    assert network_calls[0][2:] == view.shown.shape[1:] == (800, LONG_SIDE)
+    assert view.features.image_size == (2000, 1000)
+    assert view.features.keypoints[:, 0].max() > LONG_SIDE
+    shown = view.on_shown(view.features.keypoints)
+    assert torch.allclose((shown + 0.5) * 1.25, view.features.keypoints + 0.5, atol=1e-3)
+
+
+def test_a_refused_photo_leaves_the_pipeline_as_it_was(photos: list[Path], settings: Settings, hostile: Path) -> None:
+    pipeline = Pipeline("cpu")
+    for name in REFUSED:
+        with pytest.raises(ValueError, match=name):
+            pipeline.run(photos[0], hostile / name, settings)
+    with pytest.raises(ValueError, match="inlier threshold is nan"):
+        pipeline.run(*photos, changed(settings, inlier_threshold=float("nan")))
+    with pytest.raises(ValueError, match="1 to 8192 can be had"):
+        pipeline.run(*photos, changed(settings, max_keypoints=10**9))
+    with pytest.raises(ValueError, match="geometry is 'none'"):
+        pipeline.run(*photos, changed(settings, geometry="none"))
+    assert len(pipeline.run(*photos, settings).matches) > 0
+
+
+def test_requests_of_several_threads_do_not_mix(photos: list[Path], settings: Settings) -> None:
+    pipeline = Pipeline("cpu")
+    counts: dict[int, int] = {}
+
+    def ask(number: int) -> None:
+        counts[number] = len(pipeline.run(*photos, changed(settings, max_keypoints=number)).views[0].features)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in (50, 100, 150)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == {50: 50, 100: 100, 150: 150}
+
+
+def count_pixels(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((np.abs(picture.astype(int) - colour).max(axis=2) < 60).sum())
+
+
+def test_pictures_figures_and_files(photos: list[Path], settings: Settings, tmp_path: Path) -> None:
+    result = Pipeline("cpu").run(*photos, settings)
+    keypoints, everything, inliers = outputs.pictures(result)
+    assert keypoints.shape == everything.shape == inliers.shape
+    assert min(count_pixels(picture, GREEN) for picture in (keypoints, everything, inliers)) > 300
+    assert count_pixels(everything, RED) > count_pixels(inliers, RED) + 300
+    figures = dict(outputs.figures(result))
+    assert figures["Keypoints"] == "300 and 300"
+    assert figures["Inliers"].startswith(f"{result.geometry.num_inliers} (")
+
+    paths = outputs.write_files(result, inliers, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    with Image.open(tmp_path / "matches.png") as picture:
+        assert (np.asarray(picture) == inliers).all()
+    document = json.loads((tmp_path / "matches.json").read_text())
+    command = ["match", *map(str, photos), "--model", settings.model, "--max-keypoints", "300"]
+    assert main([*command, "--json", str(tmp_path / "command.json")]) == 0
+    by_command = json.loads((tmp_path / "command.json").read_text())
+    for key in ("keypoints0", "keypoints1", "matches", "inliers", "model"):
+        assert document[key] == by_command[key]
+    with h5py.File(tmp_path / "features.h5") as features, h5py.File(tmp_path / "matches.h5") as matches:
+        assert np.allclose(features["motorcycle_left.jpg/keypoints"][()], document["keypoints0"])
+        matched = matches["motorcycle_left.jpg/motorcycle_right.jpg/matches0"][()]
+        assert (matched >= 0).sum() == len(document["matches"])
+
+
+def test_the_same_photo_twice_and_photos_without_keypoints(
+    photos: list[Path], settings: Settings, tmp_path: Path
+) -> None:
+    twice = Pipeline("cpu").run(photos[0], photos[0], settings)
+    paths = outputs.write_files(twice, outputs.pictures(twice)[2], tmp_path)
+    with h5py.File(paths[2]) as features:
+        assert set(features) == {"0", "1"}
+    none = Pipeline("cpu").run(*photos, changed(settings, threshold=1e9))
+    assert dict(outputs.figures(none))["Inliers"] == "0: no geometry fits"
+    assert all(picture.shape[2] == 3 for picture in outputs.pictures(none))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(random_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address of a running `ripe demo` and the folder that holds its temporary files."""
+    folder = tmp_path_factory.mktemp("server")
+    command = [sys.executable, "-m", "ripe.cli", "demo", "--port", str(free_port()), "--model", str(random_weights)]
+    environment = {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[1], folder
+            assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGTERM)
+    assert not list(folder.iterdir())
+
+
+def test_a_real_server_refuses_queues_answers_and_cleans_up(
+    server: tuple[str, Path], hostile: Path, photos: list[Path], random_weights: Path, tmp_path: Path
+) -> None:
+    import gradio_client
+    import httpx
+
+    address, folder = server
+    assert address.startswith("http://127.0.0.1:")
+    client = gradio_client.Client(address, verbose=False, download_files=False)
+    left, right = (gradio_client.handle_file(photo) for photo in photos)
+    chosen = (random_weights.name, 200, "", "fundamental", 1.0)
+
+    def ask(first: object, second: object, *rest: object) -> gradio_client.client.Job:
+        return client.submit(first, second, *rest, api_name="/match")
+
+    for name in REFUSED:
+        error = str(ask(left, gradio_client.handle_file(hostile / name), *chosen).exception(timeout=60))
+        assert REFUSED[name] in error
+        assert name in error
+        assert str(folder) not in error
+    assert "Give two photos" in str(ask(left, None, *chosen).exception(timeout=60))
+    assert "least score is 'high'" in str(ask(left, right, chosen[0], 200, "high", *chosen[3:]).exception(timeout=60))
+    assert ask(left, right, "/etc/passwd", *chosen[1:]).exception(timeout=60) is not None
+    huge = {"files": ("huge.png", bytes(intake.MAX_FILE_BYTES + 1))}
+    assert httpx.post(f"{address}gradio_api/upload", files=huge).status_code == 413
+
+    jobs = [ask(left, right, *chosen) for _ in range(3)]
+    figures = [job.result(timeout=60)[0] for job in jobs]
+    assert all("200 and 200" in shown for shown in figures)
+    assert sum("extract kept" in shown for shown in figures) == 2
+    assert not list(Path(ripe.__file__).parent.rglob("*.pyi"))  # Gradio writes some where it is let
+    assert any(folder.rglob("*.jpg"))
+
+
+def test_a_taken_port_is_one_line(server: tuple[str, Path], random_weights: Path) -> None:
+    port = server[0].rstrip("/").rsplit(":", 1)[1]
+    command = [sys.executable, "-m", "ripe.cli", "demo", "--port", port, "--model", str(random_weights)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("ripe: error: ")
+    assert port in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_without_gradio_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['gradio'] = None; from ripe.cli import main; sys.exit(main(['demo']))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "pip install 'ripe-keypoints[demo]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1

@@ -1,0 +1,125 @@
+"""README and documentation do what they say.
+
+`python` blocks run, and of `bash` blocks the lines that start with `ripe`. `console` blocks (lines that start with `$`)
+are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
+"""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+from nbclient import NotebookClient
+from PIL import Image
+
+from ripe import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+RUN = [page for page in PAGES if page.name != "README.md" and re.search(r"```python|```bash\nripe", page.read_text())]
+NOTEBOOK = DOCS / "notebooks" / "two_photos_to_reconstruction.ipynb"
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and content of all blocks of a page, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def lines(language: str, prompt: str = "") -> list[str]:
+    found = [line for page in PAGES for kind, text in blocks(page) if kind == language for line in text.splitlines()]
+    return [line.removeprefix(prompt) for line in found]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the pages speak of: two photos, a folder and a list of them, a pair of known homography."""
+    (tmp_path / "photos").mkdir()
+    for photo, name in zip(photos, ("left.jpg", "right.jpg"), strict=True):
+        with Image.open(photo) as image:
+            image.resize((370, 250)).save(tmp_path / name)
+        shutil.copy(tmp_path / name, tmp_path / "photos" / name)
+    (tmp_path / "pairs.txt").write_text("left.jpg right.jpg\n")
+    pairs = tmp_path / "annotated_pairs"
+    pairs.mkdir()
+    with Image.open(tmp_path / "left.jpg") as image:
+        image.save(pairs / "a.png")
+        image.crop((20, 10, 370, 250)).save(pairs / "b.png")
+    points = np.array([[30.0, 20], [300, 30], [40, 200], [320, 220]])
+    pair = {"name": "shifted", "image0": "a.png", "image1": "b.png", "points0": points.tolist()}
+    pair["points1"] = (points - (20, 10)).tolist()
+    (pairs / "pairs.json").write_text(json.dumps({"model": "homography", "pairs": [pair]}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_block_of_a_page_runs(page: Path, folder: Path) -> None:
+    names: dict[str, object] = {}
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, str(page), "exec"), names)
+        elif language == "bash":
+            for line in text.splitlines():
+                if line.startswith("ripe "):
+                    assert cli.main(shlex.split(line, comments=True)[1:]) == 0, line
+
+
+def test_the_commands_of_the_readme_run(folder: Path) -> None:
+    commands = [line for kind, text in blocks(ROOT / "README.md") if kind == "bash" for line in text.splitlines()]
+    for line in commands:
+        if line.startswith("ripe "):
+            assert cli.main(shlex.split(line, comments=True)[1:]) == 0, line
+    assert {path.name for path in folder.iterdir()} >= {"matches.png", "matches.json", "features.h5"}
+
+
+@pytest.mark.parametrize("line", sorted({*lines("bash"), *lines("console", "$ ")}))
+def test_every_command_is_a_command(line: str) -> None:
+    program, *words = shlex.split(line, comments=True)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    elif program == "ripe":
+        assert callable(cli._parser(words[0]).parse_args(words).run)
+    elif [program, *words][:2] == ["python", "ripe/train.py"]:
+        assert callable(cli._parser("train").parse_args(["train", *words[1:]]).run)
+    else:
+        assert [program, *words][:3] in (["pip", "install", words[1]], ["python", "-m", "gluefactory.eval.hpatches"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_linked_file_exists(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).is_file(), target
+
+
+def test_pictures_are_small() -> None:
+    for picture in (DOCS / "images").iterdir():
+        assert picture.stat().st_size < 200_000, picture.name
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = re.findall(r"[\w/-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(pages) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    pytest.importorskip("pycolmap")
+    for path in NOTEBOOK.parent.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    notebook = nbformat.read(tmp_path / NOTEBOOK.name, as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # they would be out of date and large
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    figures = dict(re.findall(r"^([\w ]+): ([\d.]+)", printed, flags=re.MULTILINE))
+    assert float(figures["direction of motion off by"]) < 5
+    assert float(figures["median depth error"]) < 0.05
+    assert int(figures["views registered"]) == 8
+    assert float(figures["camera positions off by"]) < 0.05

@@ -1,0 +1,70 @@
+"""What is packaged, and that the files around the code agree with it."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel and the sdist, built from a copy, so that the checkout stays clean."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "ripe", source / "ripe", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--no-isolation", "--quiet", str(source)]
+    subprocess.run(command, check=True, cwd=source, capture_output=True)
+    [wheel], [sdist] = (source / "dist").glob("*.whl"), (source / "dist").glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_wheel_and_sdist_hold_every_file_of_the_package(archives: tuple[Path, Path]) -> None:
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "ripe").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {Path(name).suffix for name in expected} >= {".py", ".safetensors", ".jpg", ".yaml", ".js", ".typed"}
+    with zipfile.ZipFile(archives[0]) as wheel:
+        names = set(wheel.namelist())
+    assert expected <= names
+    assert {name.split("/")[0] for name in names - expected} == {f"ripe_keypoints-{PROJECT['version']}.dist-info"}
+    assert {Path(name).name for name in names} >= {"LICENSE", "NOTICE"}
+    with tarfile.open(archives[1]) as sdist:
+        assert expected <= {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+
+
+def test_the_conda_environment_has_every_extra() -> None:
+    environment = yaml.safe_load((ROOT / "conda_env.yml").read_text())
+    assert any(item == f"python{PROJECT['requires-python']}" for item in environment["dependencies"])
+    [pip] = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
+    assert f".[{','.join(sorted(PROJECT['optional-dependencies']))}]" in pip[-1]
+
+
+def test_the_citation_names_paper_and_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["preferred-citation"]["type"] == "conference-paper"
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+
+
+def test_the_changelog_has_the_version() -> None:
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_hooks_run_what_make_lint_runs() -> None:
+    [local] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    makefile = (ROOT / "Makefile").read_text()
+    for hook in local["hooks"]:
+        assert hook["entry"].replace(".venv/bin/", "$(BIN)/") in makefile
