@@ -227,11 +227,14 @@ def test_every_file_that_the_documentation_links_exists(target: str) -> None:
     assert (DOCS.parent / target).is_file()
 
 
-COMMANDS = re.findall(r"^(?:srun )?(?:python ripe/train.py|ripe train) .*", DOCS.read_text(), flags=re.MULTILINE)
+COMMANDS = re.findall(
+    r"^(?:\$ )?((?:srun )?(?:python ripe/train.py|ripe train) .*)", DOCS.read_text(), flags=re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_documented_command_line_composes(line: str) -> None:
+    assert len(COMMANDS) > 8
     words = shlex.split(line, comments=True)
     words = words[words.index("train" if words[0] in ("ripe", "srun") else "ripe/train.py") + 1 :]
     preset = words[words.index("--config-name") + 1]

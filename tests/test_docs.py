@@ -88,7 +88,7 @@ def test_every_command_is_a_command(line: str) -> None:
     elif [program, *words][:2] == ["python", "ripe/train.py"]:
         assert callable(cli._parser("train").parse_args(["train", *words[1:]]).run)
     else:
-        assert [program, *words][:3] in (["pip", "install", words[1]], ["python", "-m", "gluefactory.eval.hpatches"])
+        assert [program, *words[:1]] == ["pip", "install"] or words[:2][-1].startswith("gluefactory.eval.")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -24,12 +24,6 @@ The run's folder is OUTPUT_DIR/project_name/name; OUTPUT_DIR and DATA_DIR come f
 def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = options.add_command(commands, "train", "Train a network on photos.", EXAMPLES)
-    add_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that differ from the preset's")
     parser.add_argument(
         "--config-name", default="compact", metavar="PRESET", help="where the settings start from (%(default)s)"
@@ -37,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder of presets of your own")
     parser.add_argument("--options", action="store_true", help="list presets and settings with their meaning, and end")
     parser.add_argument("--show", action="store_true", help="print the settings of this run as JSON, and end")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ def pair_numbers(config: TrainConfig, step: int, rank: int, processes: int) -> r
 
 
 class Feed:
-    """Batches from step `first_step` on, each this process's slice.
+    """Batches from step `step` on, each this process's slice; set it before the first one.
 
     A worker process that dies (killed for memory, say) costs nothing but time: pairs are functions of their number, so
     the workers are started again at the step at hand.
@@ -39,7 +39,7 @@ class Feed:
         self.config, self.rank, self.processes = config, rank, processes
         self.step = first_step
         self.pairs = ScenePairs(config.data, config.seed, config.steps * config.data.pairs_per_step)
-        self._batches = self._start()
+        self._batches: Iterator[PairBatch] | None = None
 
     def next(self) -> PairBatch:
         """The batch of the next step.
@@ -48,13 +48,15 @@ class Feed:
             RunStoppedError: the workers die again and again, or no photo can be read.
         """
         for _ in range(MAX_RESTARTS):
+            if self._batches is None:
+                self._batches = self._start()
             try:
                 batch = next(self._batches)
             except RuntimeError as error:
                 if not re.search("DataLoader worker.*(exited unexpectedly|killed)", str(error)):
                     raise RunStoppedError(str(error).strip().splitlines()[-1]) from error
                 logger.warning("step %d: %s; starting the workers again", self.step, str(error).splitlines()[0])
-                self._batches = self._start()
+                self._batches = None
             else:
                 self.step += 1
                 return batch

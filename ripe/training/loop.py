@@ -76,10 +76,12 @@ def train(
         OSError, ValueError: no checkpoint to resume, photos are missing, the disk is full.
         RunStoppedError: the run cannot go on; the message says why.
     """
+    engine = Engine(config) if engine is None else engine
+    feed = Feed(config, 0, engine.rank, engine.processes)  # first, as photos are missing more often than anything else
     trainer = Trainer(config, engine)
     run = _Run(config, trainer, validator, watch, display)
     run.resume()
-    feed = Feed(config, trainer.step, trainer.engine.rank, trainer.engine.processes)
+    feed.step = trainer.step
     with _stop_signals() as stopping, ThreadPoolExecutor() as executor, run.open():
         started = time.monotonic() - trainer.seconds
         reason = "" if trainer.step < config.steps else "all steps were done already"
