@@ -14,7 +14,7 @@ COMPACT_DIM = 128
 
 def build_compact() -> RIPE:
     """The compact network: fast without a GPU, 128-d descriptors, sub-pixel keypoints."""
-    detection = DetectionSettings(threshold=0.0, nms_radius=2, border=4, subpixel=True)
+    detection = DetectionSettings(threshold=-6.0, nms_radius=2, border=4, subpixel=True)
     descriptor = ProjectedColumn(CompactNet.channels, COMPACT_HIDDEN, COMPACT_DIM)
     return RIPE("compact", CompactNet(), descriptor, detection)
 
