@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PIXEL_CENTRE = 0.5
 SEED = 0
 # Between photos of different places, 7 to 13 % of the mutual nearest neighbours agree with the best geometry that
-# RANSAC finds (compact and SIFT, 72 pairs of 640 px photos, 43 to 73 inliers): a mere number of inliers verifies nothing.
+# RANSAC finds (compact and SIFT, 72 pairs of 640 px photos, 43 to 73 inliers): a number of inliers verifies nothing.
 MIN_INLIER_RATIO = 0.15
 # RANSAC as in hloc: mutual nearest neighbours hold more outliers than the matches that COLMAP's defaults expect.
 VERIFICATION = {
