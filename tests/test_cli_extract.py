@@ -77,7 +77,7 @@ def test_an_interrupted_run_continues(
     command = [sys.executable, "-m", "ripe.cli", "extract", str(folder), "-o", str(output)]
     process = subprocess.Popen([*command, "--model", str(random_weights)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while len(list(parts.glob("*.h5"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+    while not list(parts.glob("*.h5")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(kind)
     error = process.communicate(timeout=60)[1]
@@ -89,7 +89,7 @@ def test_an_interrupted_run_continues(
         assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
     else:
         done = [name for part in parts.glob("*.h5") for name in read_features(part)]
-    assert 2 <= len(done) < COUNT
+    assert 1 <= len(done) < COUNT
     assert extract(folder, output, random_weights) == 0
     assert_same_content(read_features(output), uninterrupted)
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]

@@ -276,7 +276,8 @@ def test_the_validation_of_a_run_is_found(tmp_path: Path) -> None:
         (mine / scene).mkdir(parents=True)
         for index, pixels in enumerate(two_views()):
             Image.fromarray(pixels).save(mine / scene / f"{index}.jpg")
-    found = find_validation(DataConfig(root=mine), 0, views)
+    # Warps so mild that no photo has two views which hardly overlap.
+    found = find_validation(DataConfig(root=mine, warp=WarpConfig(max_scale_ratio=1.5)), 0, views)
     assert found is not None
     known, real = found.measures
     assert (known.name, len(known.pairs.pairs)) == ("views", 48)  # type: ignore[attr-defined]
