@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from batches import pair_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_sets import write_acdc, write_disk, write_own, write_tokyo
@@ -19,7 +20,7 @@ from ripe.datasets.catalogue import place
 from ripe.datasets.mixture import Mixture
 from ripe.datasets.scenes import Scene, no_group, one_group
 from ripe.training.config import DataConfig, TrainConfig, WarpConfig
-from ripe.training.pairs import PairBatch, ScenePairs, collate, pair_batches, split_own
+from ripe.training.pairs import PairBatch, ScenePairs, collate, split_own
 from ripe.training.warps import letterbox
 
 PUBLISHED = {"view": "letterbox", "self_share": 0.0, "negative_share": 0.5}

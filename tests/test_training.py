@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from batches import pair_batches
 
 from ripe.training.config import DataConfig, WarpConfig
-from ripe.training.pairs import ScenePairs, collate, pair_batches
+from ripe.training.pairs import ScenePairs, collate
 from ripe.training.warps import photometric, render, self_pair, similarity
 
 

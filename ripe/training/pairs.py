@@ -204,20 +204,6 @@ def collate(items: list[tuple[_Pair, list[str]]]) -> PairBatch:
     )
 
 
-def pair_batches(config: DataConfig, seed: int, first_step: int, last_step: int) -> Iterator[PairBatch]:
-    """The batches of steps `first_step` to `last_step` − 1, decoded ahead of use in worker processes."""
-    size = config.pairs_per_step
-    loader = DataLoader(
-        ScenePairs(config, seed, last_step * size, first_step * size),
-        batch_size=size,
-        collate_fn=collate,
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers > 0 else None,
-        worker_init_fn=_single_threaded,
-    )
-    return start_workers(loader)
-
-
 def start_workers(loader: DataLoader) -> Iterator[PairBatch]:
     """Iterate over a loader; its worker processes are forked here, without OpenCV's threads.
 
@@ -229,8 +215,3 @@ def start_workers(loader: DataLoader) -> Iterator[PairBatch]:
         return iter(loader)
     finally:
         cv2.setNumThreads(threads)
-
-
-def _single_threaded(_worker: int) -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
