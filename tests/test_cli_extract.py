@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -75,7 +76,10 @@ def test_an_interrupted_run_continues(
     output = tmp_path / "f.h5"
     parts = tmp_path / "f.h5.parts"
     command = [sys.executable, "-m", "ripe.cli", "extract", str(folder), "-o", str(output)]
-    process = subprocess.Popen([*command, "--model", str(random_weights)], stderr=subprocess.PIPE, text=True)
+    command += ["--model", str(random_weights)]
+    # A shell that starts the tests in the background has their children ignore Ctrl-C.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while not list(parts.glob("*.h5")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
