@@ -264,7 +264,7 @@ def test_accumulated_gradients_equal_the_large_batch(scenes: Path) -> None:
     def gradients(batches: int, objective: ObjectiveConfig) -> tuple[list[torch.Tensor], dict[str, float]]:
         config = small_run(scenes, Path(), steps=batches)
         objective = replace(
-            objective, keypoint_share_weight=0.0, repeatability_weight=0.0,
+            objective, keypoint_share_weight=0.0, repeatability_weight=0.0, localisation_weight=0.0,
             penalty_ramp=0.0, miss_penalty=-1e-3, keypoint_penalty=-1e-3,
             entropy_weight=0.1, warp_threshold_end=3.0, min_keypoints=4, border=8,
         )  # fmt: skip

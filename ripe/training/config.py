@@ -189,6 +189,7 @@ class ObjectiveConfig:
         policy_weight: weight of the policy's loss.
         repeatability_weight: weight of the loss by which both views of a self-pair put keypoints on the same point.
         repeatability_spread: how near counts as the same point, pixels.
+        localisation_weight: weight of the distance, in pixels, between the same keypoints of a self-pair's views.
         descriptor_loss: of positive pairs: "margin" is the published one, "infonce" a softmax over all descriptors.
         descriptor_weight: weight of the descriptors' loss; published as desc_loss_weight.
         positive_margin: of the margin loss, in positive pairs.
@@ -220,7 +221,8 @@ class ObjectiveConfig:
     entropy_weight: float = 0.005
     policy_weight: float = 1000.0
     repeatability_weight: float = 1.5
-    repeatability_spread: float = 0.75
+    repeatability_spread: float = 0.5
+    localisation_weight: float = 2.0
     descriptor_loss: DescriptorLoss = "infonce"
     descriptor_weight: float = 1.0
     positive_margin: float = 0.3

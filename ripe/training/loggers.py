@@ -22,6 +22,7 @@ FIGURES = {
     "loss/share": "squared distance of the share of accepted cells from its target",
     "loss/entropy": "minus the policy's entropy",
     "loss/repeatability": "minus the log of the probability that both views of a self-pair choose the same point",
+    "loss/localisation": "distance in pixels between the same keypoints of a self-pair's views, sub-pixel fit included",
     "loss/descriptor": "contrastive loss of the descriptors",
     "keypoints": "selected keypoints of a view, on average",
     "matches": "mutual nearest neighbours of a pair, on average",

@@ -26,6 +26,7 @@ from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells, to_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
 from ripe.objective.inliers import fit_epipolar, hardly_moves, warp_inliers
+from ripe.objective.localisation import localisation_errors
 from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
 from ripe.objective.repeatability import repeatability_loss
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
@@ -38,6 +39,7 @@ class PolicyOutput(NamedTuple):
 
     Attributes:
         samples: of 2P views.
+        logits: 2P×S×S score maps.
         descriptors: for each view N×D, of every cell's proposal.
         warped: 2P×N×2, every proposal's place in the other view by the known warp; NaN without one.
         counterparts: for each view N×D, descriptors of the other view at these places; meaningless without a warp.
@@ -45,6 +47,7 @@ class PolicyOutput(NamedTuple):
     """
 
     samples: CellSamples
+    logits: Tensor
     descriptors: tuple[Tensor, ...]
     warped: Tensor
     counterparts: tuple[Tensor, ...]
@@ -136,7 +139,9 @@ class Policy(nn.Module):
         if not H_0to1.isfinite().any():  # without self-pairs no place but the proposals is asked for
             proposals = self.model.describe(maps, samples.keypoints).unbind()
             nowhere = torch.full_like(samples.keypoints, torch.nan)
-            return PolicyOutput(samples, proposals, nowhere, proposals, torch.zeros_like(samples.inside))
+            return PolicyOutput(
+                samples, maps.logits[:, 0], proposals, nowhere, proposals, torch.zeros_like(samples.inside)
+            )
         pairs, cells = len(H_0to1), samples.keypoints.shape[1]
         with torch.autocast(images.device.type, enabled=False):  # products in bfloat16 would be off by whole pixels
             warped = apply_homography(torch.cat([H_0to1, torch.linalg.inv(H_0to1)]), samples.keypoints)
@@ -144,7 +149,9 @@ class Policy(nn.Module):
         landing = warped.roll(pairs, dims=0).nan_to_num(0.0).clamp(-1.0, float(images.shape[-1]))
         descriptors, landed = self.model.describe(maps, torch.cat([samples.keypoints, landing], dim=1)).split(cells, 1)
         visible = _looks_valid(warped, valid.roll(pairs, dims=0))
-        return PolicyOutput(samples, descriptors.unbind(), warped, landed.roll(pairs, dims=0).unbind(), visible)
+        return PolicyOutput(
+            samples, maps.logits[:, 0], descriptors.unbind(), warped, landed.roll(pairs, dims=0).unbind(), visible
+        )
 
 
 def count_totals(batches: Sequence[PairBatch], config: ObjectiveConfig) -> Totals:
@@ -224,6 +231,7 @@ def compute_loss(
         / totals.batches,
         "entropy": -config.entropy_weight * (samples.entropies[samples.inside].sum() / max(totals.cells, 1)),
         "repeatability": _repeatability(output, batch, config, total_over_processes) / totals.batches,
+        "localisation": _localisation(output, batch, config, total_over_processes) / totals.batches,
         "descriptor": config.descriptor_weight * torch.stack(descriptor_losses).sum() / totals.pairs,
     }
     total = torch.stack(list(parts.values())).sum()
@@ -443,6 +451,26 @@ def _repeatability(
     there = repeatability_loss(first, second, warp, part0, size, spread, float(counts[0]))
     back = repeatability_loss(second, first, torch.linalg.inv(warp), part1, size, spread, float(counts[1]))
     return config.repeatability_weight * (there + back) / 2
+
+
+def _localisation(
+    output: PolicyOutput,
+    batch: PairBatch,
+    config: ObjectiveConfig,
+    total_over_processes: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Mean distance of the same keypoints of the self-pairs, weighted."""
+    if config.localisation_weight == 0:
+        return output.logits.new_zeros(())
+    pairs, logits, valid = len(batch), output.logits.float(), batch.valid.to(output.logits.device)
+    errors = [
+        localisation_errors(logits[p], logits[pairs + p], valid[p], valid[pairs + p], H_0to1)
+        for p, H_0to1 in enumerate(batch.H_0to1.to(logits.device))
+        if H_0to1.isfinite().all()
+    ]
+    distances = torch.cat([logits.new_zeros(0), *errors])
+    count = float(total_over_processes(distances.new_tensor(len(distances), dtype=torch.float64)))
+    return config.localisation_weight * distances.sum() / max(count, 1.0)
 
 
 def _tally(taking_part: Tensor, matches: list[PairMatches], batch: PairBatch, part: float) -> Tally:
