@@ -40,7 +40,8 @@ from ripe.objective.cells import CellSamples, sample_cells
 from ripe.training.config import DataConfig, ObjectiveConfig
 from ripe.training.pairs import PairBatch, ScenePairs, collate
 from ripe.training.presets import compose
-from ripe.training.step import Policy, PolicyOutput, compute_loss
+from ripe.training.sampling import Policy, PolicyOutput
+from ripe.training.step import compute_loss
 
 SEED = 10  # half of the pairs are positive
 PROGRESS = 0.5  # of the run: the penalties are in full force

@@ -17,10 +17,11 @@ import ripe.images
 from ripe.cli import main
 from ripe.networks.vgg import VggNet
 from ripe.training.config import ModelConfig, OptimizerConfig, TrainConfig
+from ripe.training.judging import inlier_threshold
 from ripe.training.loggers import FIGURES
 from ripe.training.options import markdown_table, options
 from ripe.training.presets import PUBLISHED_NAMES, compose, groups, presets
-from ripe.training.step import inlier_threshold, penalty_share
+from ripe.training.step import penalty_share
 from ripe.training.trainer import initial_model, learning_rate
 
 pytest.importorskip("hydra")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance, symmetric_epipolar_distance
+from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance
 from ripe.geometry.homography import (
     apply_homography,
     homography_from_corner_origin,
@@ -59,7 +59,6 @@ def test_matches_of_a_scene_obey_its_fundamental_matrix(scene):
     fundamental = fundamental_from_pose(K0, K1, rotation, translation)
     assert torch.linalg.matrix_rank(fundamental, rtol=1e-9) == 2
     assert sampson_distance(fundamental, points0, points1).max() < 1e-8
-    assert symmetric_epipolar_distance(fundamental, points0, points1).max() < 1e-8
 
 
 def test_epipolar_distances_are_pixels():
@@ -67,7 +66,6 @@ def test_epipolar_distances_are_pixels():
     sideways = torch.tensor([1.0, 0, 0], dtype=torch.float64)
     fundamental = fundamental_from_pose(K0, K0, torch.eye(3, dtype=torch.float64), sideways)
     points0, points1 = torch.tensor([[100.0, 50]]).double(), torch.tensor([[180.0, 53]]).double()
-    assert symmetric_epipolar_distance(fundamental, points0, points1).item() == pytest.approx(3)
     # Both points may give way by half, each at a right angle: 3/√2.
     assert sampson_distance(fundamental, points0, points1).item() == pytest.approx(3 / math.sqrt(2))
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ripe.architectures import build
 from ripe.objective.inliers import fit_epipolar
 from ripe.training.pairs import PairBatch, ScenePairs, collate
-from ripe.training.step import Policy, PolicyOutput, compute_loss
+from ripe.training.sampling import Policy, PolicyOutput
+from ripe.training.step import compute_loss
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import plain_objective

@@ -30,7 +30,9 @@ from ripe.training.config import DataConfig, ObjectiveConfig, WarpConfig
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs
 from ripe.training.own_photos import Difference, difference, write_report
 from ripe.training.pairs import PairBatch, split_own
-from ripe.training.step import Policy, Tally, compute_loss
+from ripe.training.sampling import Policy
+from ripe.training.step import compute_loss
+from ripe.training.tally import Tally
 from ripe.training.validation import (
     EpipolarAgreement,
     KnownGeometry,

@@ -34,19 +34,7 @@ def sampson_distance(fundamental: Tensor, points0: Tensor, points1: Tensor) -> T
     Returns:
         K distances, not squared; the unit that PoseLib's `max_epipolar_error` has.
     """
-    residual, normal0, normal1 = _constraint(fundamental, points0, points1)
-    return residual / (normal0.square() + normal1.square()).sqrt()
-
-
-def symmetric_epipolar_distance(fundamental: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
-    """Root mean square, in pixels, of each match's two distances to its epipolar lines; arguments as above."""
-    residual, normal0, normal1 = _constraint(fundamental, points0, points1)
-    return residual * ((normal0.square().reciprocal() + normal1.square().reciprocal()) / 2).sqrt()
-
-
-def _constraint(fundamental: Tensor, points0: Tensor, points1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|x1ᵀ·F·x0| of each match, and the lengths of the normals of its epipolar lines in both images."""
     lines1 = points0 @ fundamental[:, :2].mT + fundamental[:, 2]
-    lines0 = points1 @ fundamental[:2] + fundamental[2]
+    normals0 = points1 @ fundamental[:2, :2] + fundamental[2, :2]
     residual = (lines1[:, :2] * points1).sum(-1) + lines1[:, 2]
-    return residual.abs(), lines0[:, :2].norm(dim=-1), lines1[:, :2].norm(dim=-1)
+    return residual.abs() / torch.cat([lines1[:, :2], normals0], dim=-1).norm(dim=-1)

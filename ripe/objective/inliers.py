@@ -1,6 +1,5 @@
 """Which matches are right: by epipolar geometry, or by the warp that made a self-pair."""
 
-from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 
 from torch import Tensor
@@ -35,25 +34,6 @@ def fit_epipolar(
         max_iterations=max_iterations,
         seed=seed,
     )
-
-
-def epipolar_inliers(
-    pairs: Sequence[tuple[Tensor, Tensor]],
-    *,
-    max_error: float,
-    seed: int,
-    executor: Executor,
-    max_iterations: int = 1000,
-) -> list[Tensor]:
-    """Inliers of a fundamental matrix fitted to each pair's matches, K bool on the CPU; pair k uses seed + k.
-
-    See `fit_epipolar` for the other arguments.
-    """
-    fits = [
-        fit_epipolar(executor, *points, max_error=max_error, seed=seed + index, max_iterations=max_iterations)
-        for index, points in enumerate(pairs)
-    ]
-    return [fit.result().inliers for fit in fits]
 
 
 def warp_inliers(points0: Tensor, points1: Tensor, H_0to1: Tensor, *, max_error: float) -> Tensor:  # noqa: N803

@@ -22,7 +22,7 @@ from ripe.training.hooks import Display, Logger, RunStoppedError, Validator, Wat
 from ripe.training.loggers import open_loggers
 from ripe.training.pairs import PairBatch
 from ripe.training.pictures import match_picture
-from ripe.training.step import Tally
+from ripe.training.tally import Tally
 from ripe.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

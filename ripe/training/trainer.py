@@ -20,7 +20,9 @@ from ripe.training.engine import Engine
 from ripe.training.feed import pair_numbers
 from ripe.training.initial import load_imagenet_encoder, load_initial
 from ripe.training.pairs import PairBatch
-from ripe.training.step import Policy, Tally, Totals, compute_loss, count_totals
+from ripe.training.sampling import Policy
+from ripe.training.step import Totals, compute_loss, count_totals
+from ripe.training.tally import Tally
 
 logger = logging.getLogger(__name__)
 

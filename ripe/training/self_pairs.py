@@ -1,0 +1,84 @@
+"""What the known warp of a self-pair teaches without any match: where keypoints belong, and their descriptors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ripe.objective.contrastive import infonce_loss
+from ripe.objective.localisation import localisation_errors
+from ripe.objective.repeatability import repeatability_loss
+from ripe.training.config import ObjectiveConfig
+from ripe.training.pairs import PairBatch
+from ripe.training.sampling import PolicyOutput
+
+
+def repeatability(
+    output: PolicyOutput,
+    batch: PairBatch,
+    config: ObjectiveConfig,
+    total_over_processes: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The self-pairs' loss of repeatability, each view in turn being the first, weighted."""
+    samples, pairs = output.samples, len(batch)
+    if config.repeatability_weight == 0:
+        return samples.log_positions.new_zeros(())
+    by_warp = batch.H_0to1.isfinite().flatten(1).all(dim=1).to(samples.inside.device)
+    first, second = (samples.log_positions[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    part0, part1 = ((samples.inside & output.visible)[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
+    counts = total_over_processes(torch.stack([part0.sum(), part1.sum()]).double())
+    if not by_warp.any():
+        return samples.log_positions.sum() * 0
+    warp = batch.H_0to1.to(first.device)[by_warp]
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    spread = config.repeatability_spread
+    there = repeatability_loss(first, second, warp, part0, size, spread, float(counts[0]))
+    back = repeatability_loss(second, first, torch.linalg.inv(warp), part1, size, spread, float(counts[1]))
+    return config.repeatability_weight * (there + back) / 2
+
+
+def localisation(
+    output: PolicyOutput,
+    batch: PairBatch,
+    config: ObjectiveConfig,
+    total_over_processes: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Mean distance of the same keypoints of the self-pairs, weighted."""
+    if config.localisation_weight == 0:
+        return output.logits.new_zeros(())
+    pairs, logits, valid = len(batch), output.logits.float(), batch.valid.to(output.logits.device)
+    errors = [
+        localisation_errors(logits[p], logits[pairs + p], valid[p], valid[pairs + p], H_0to1)
+        for p, H_0to1 in enumerate(batch.H_0to1.to(logits.device))
+        if H_0to1.isfinite().all()
+    ]
+    distances = torch.cat([logits.new_zeros(0), *errors])
+    count = float(total_over_processes(distances.new_tensor(len(distances), dtype=torch.float64)))
+    return config.localisation_weight * distances.sum() / max(count, 1.0)
+
+
+def warp_descriptor_loss(
+    output: PolicyOutput, batch: PairBatch, config: ObjectiveConfig, taking_part: Tensor, pair: int
+) -> Tensor | None:
+    """The descriptors' loss of a self-pair where the warp alone gives it; None where the matches are needed."""
+    if config.descriptor_loss == "margin" or not batch.positive[pair]:
+        return None
+    views = (pair, pair + len(batch))
+    there = _warp_infonce(output, config, taking_part, *views)
+    back = _warp_infonce(output, config, taking_part, *views[::-1])
+    return (there + back) / 2
+
+
+def _warp_infonce(output: PolicyOutput, config: ObjectiveConfig, taking_part: Tensor, view: int, other: int) -> Tensor:
+    """InfoNCE of a self-pair's selected keypoints against their known places in the other view."""
+    chosen = taking_part[view] & output.visible[view]
+    near = torch.cdist(output.warped[view][chosen], output.samples.keypoints[other]) < config.exclusion_radius
+    # Beyond the photo's border the view is mirrored: what looks like the target there is no mistake.
+    near = near | ~output.samples.inside[other]
+    return infonce_loss(
+        output.descriptors[view][chosen],
+        output.counterparts[view][chosen],
+        output.descriptors[other],
+        near,
+        temperature=config.temperature,
+    )
