@@ -8,6 +8,7 @@ The algorithm, per pair of views:
 4. Right matches earn a reward if the photos show one scene and cost one if they do not (`objective.rewards`).
 5. REINFORCE on the rewards moves the score map (`objective.policy`).
 6. A contrastive loss on the right matches moves the descriptors (`objective.contrastive`).
+7. Where the warp is known, it says without samples how well the score maps of both views agree (`training.self_pairs`).
 """
 
 from collections.abc import Callable, Sequence
