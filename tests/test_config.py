@@ -56,7 +56,7 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
 
 
 def test_the_presets_of_the_issue_are_there() -> None:
-    assert {"train", "train_positive", "compact", "cpu", "overfit"} <= set(presets())
+    assert {"train", "train_positive", "compact", "cpu", "overfit", "finetune"} <= set(presets())
 
 
 def test_the_published_run_has_the_published_values() -> None:

@@ -277,3 +277,14 @@ def test_two_photo_crops_show_different_parts(tmp_path: Path) -> None:
     assert batch.positive.all()
     assert batch.H_0to1.isnan().all()
     assert cv2.absdiff(batch.images[0].numpy(), batch.images[2].numpy()).mean() > 1
+
+
+def test_the_warps_of_self_pairs_grow_over_the_ramp(tmp_path: Path) -> None:
+    write_own(tmp_path, {"place": 2})
+    config = DataConfig(root=tmp_path, hold_back=0.0, size=64, self_share=1.0, negative_share=0.0)
+    full, ramped = (ScenePairs(replace(config, warp_ramp=ramp), 0, 200) for ramp in (0.0, 0.5))
+    zooms = [abs(np.log(np.linalg.det(ramped[number][0].H_0to1[:2, :2]))) for number in range(0, 200, 5)]
+    assert zooms[0] < 0.1  # no zoom, hardly a perspective
+    assert np.mean(zooms[:8]) < np.mean(zooms[12:20]) < np.log(16)
+    for number in (100, 199):
+        assert np.array_equal(full[number][0].views[1].image, ramped[number][0].views[1].image)

@@ -3,13 +3,13 @@
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args
 
 from ripe.architectures import ARCHITECTURES
 from ripe.objective.rewards import PaddingMode, RewardType
+from ripe.training.conversion import build, plain
 
 # The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
 SET_NAMES = ("megadepth", "tokyo", "acdc", "own")
@@ -42,9 +42,9 @@ class WarpConfig:
     any_rotation_share: float = 0.05
     min_scale: float = 0.6
     max_scale: float = 2.0
-    max_scale_ratio: float = 3.0
+    max_scale_ratio: float = 4.0
     perspective: float = 0.2
-    min_overlap: float = 0.2
+    min_overlap: float = 0.12
     photometric: float = 1.0
 
     def __post_init__(self) -> None:
@@ -56,6 +56,17 @@ class WarpConfig:
             "data.warp.min_scale", self.min_scale, 0 < self.min_scale <= self.max_scale, "above 0, at most max_scale"
         )
         _check("data.warp.max_scale_ratio", self.max_scale_ratio, self.max_scale_ratio >= 1, "1 or more")
+
+    def weakened(self, strength: float) -> Self:
+        """Warps of `strength`, 0..1: at 0 two views differ by a shift and 10 degrees at most, at 1 as much as here."""
+        return replace(
+            self,
+            rotation_deg=strength * self.rotation_deg,
+            any_rotation_share=strength * self.any_rotation_share,
+            max_scale_ratio=self.max_scale_ratio**strength,
+            perspective=strength * self.perspective,
+            photometric=strength * self.photometric,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class DataConfig:
         max_scene_size: tuples of MegaDepth that are drawn from each of its scenes.
         workers: processes that read and warp photos ahead of use; 0 does it in the training's own process.
         warp: how strongly the views of a self-pair differ.
+        warp_ramp: share of the run over which they come to differ that strongly; 0 has them do so from the start.
     """
 
     sets: dict[str, float] = field(default_factory=dict)
@@ -91,13 +103,14 @@ class DataConfig:
     singles: Path | None = None
     hold_back: float = 0.1
     view: ViewKind = "crop"
-    size: int = 256
-    pairs_per_step: int = 8
+    size: int = 320
+    pairs_per_step: int = 6
     self_share: float = 0.6
     negative_share: float = 0.1
     max_scene_size: int = 10_000
     workers: int = 1
     warp: WarpConfig = field(default_factory=WarpConfig)
+    warp_ramp: float = 0.0
 
     def __post_init__(self) -> None:
         self._check_sources()
@@ -105,7 +118,7 @@ class DataConfig:
         for name, least in (("size", 16), ("pairs_per_step", 1), ("max_scene_size", 1), ("workers", 0)):
             _check(f"data.{name}", getattr(self, name), getattr(self, name) >= least, f"{least} or more")
         _check("data.size", self.size, self.size % 8 == 0, "a multiple of 8, the side of the policy's cells")
-        for name in ("self_share", "negative_share"):
+        for name in ("self_share", "negative_share", "warp_ramp"):
             _check_share(f"data.{name}", getattr(self, name))
         total = self.self_share + self.negative_share
         _check("data.self_share + data.negative_share", total, total <= 1 + 1e-9, "1 or less")
@@ -227,7 +240,7 @@ class ObjectiveConfig:
     descriptor_weight: float = 1.0
     positive_margin: float = 0.3
     negative_margin: float = 0.3
-    temperature: float = 0.07
+    temperature: float = 0.05
     exclusion_radius: float = 5.0
     inlier_threshold: float = 1.5
     inlier_threshold_extra: float = 0.0
@@ -419,11 +432,11 @@ class TrainConfig:
             ValueError: a key does not exist, or a value has the wrong type or is out of range; the message names the
                 key.
         """
-        return _build(cls, values, "")
+        return build(cls, values, unknown_setting)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionary that `from_dict` reads; paths as text."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
 def flat_settings(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -455,55 +468,3 @@ def _check_share(key: str, value: float) -> None:
 
 def _changed(config: Any, setting: Any) -> bool:
     return getattr(config, setting.name) != setting.default
-
-
-def _build(kind: type, values: Any, prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{prefix.rstrip('.')}={values}: is a group of settings; name one of them")
-    hints = get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            raise ValueError(unknown_setting(f"{prefix}{key}"))
-    return kind(**{key: _convert(f"{prefix}{key}", value, hints[key]) for key, value in values.items()})
-
-
-def _convert(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`; only what loses nothing is converted."""
-    if is_dataclass(hint):
-        return _build(hint, value, f"{key}.")  # type: ignore[arg-type]
-    origin, options = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return None if value is None else _convert(key, value, next(o for o in options if o is not NoneType))
-    if origin is Literal:
-        _check(key, value, value in options, "one of " + ", ".join(options))
-        return value
-    if origin is dict and isinstance(value, Mapping):
-        return {_convert(key, k, options[0]): _convert(f"{key}.{k}", v, options[1]) for k, v in value.items()}
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(key, item, options[0]) for item in value)
-    return _convert_scalar(key, value, hint)
-
-
-def _convert_scalar(key: str, value: Any, hint: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and number:
-        _check(key, value, math.isfinite(value), "a finite number")
-        return float(value)
-    if hint is int and number and value == int(value):
-        return int(value)
-    if hint is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
-    if hint is str and (number or isinstance(value, str)):
-        return str(value)  # a run may be named 7
-    if hint is bool and isinstance(value, bool):
-        return value
-    wanted = {float: "a number", int: "a whole number", bool: "true or false", Path: "a path", str: "a text"}
-    raise ValueError(f"{key}={value}: must be {wanted.get(hint, 'a list or a mapping')}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

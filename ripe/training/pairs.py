@@ -18,7 +18,7 @@ from ripe.datasets import acdc, megadepth, own, tokyo
 from ripe.datasets.catalogue import how_to_get, locate
 from ripe.datasets.mixture import Draw, Mixture
 from ripe.datasets.scenes import Scene
-from ripe.training.config import DataConfig
+from ripe.training.config import DataConfig, WarpConfig
 from ripe.training.warps import View, crop_view, letterbox, photometric, self_pair
 
 logger = logging.getLogger(__name__)
@@ -133,14 +133,19 @@ class ScenePairs(Dataset):
     def __getitem__(self, index: int) -> tuple[_Pair, list[str]]:
         rng = np.random.default_rng([self.seed, self.first + index])
         kind = rng.random()
+        warp = self._warp(self.first + index)
         skipped: list[str] = []
         for _ in range(ATTEMPTS):
             try:
-                return self._make(kind, rng), skipped
+                return self._make(kind, warp, rng), skipped
             except (OSError, ValueError) as error:
                 skipped.append(str(error))
                 self._log_once(str(error))
         raise RuntimeError(f"{ATTEMPTS} pairs in a row could not be read; the last: {skipped[-1]}")
+
+    def _warp(self, number: int) -> WarpConfig:
+        ramp = self.config.warp_ramp * self.num_pairs
+        return self.config.warp if number >= ramp else self.config.warp.weakened(number / ramp)
 
     def _shares(self) -> tuple[float, float]:
         """Shares of negative pairs and of pairs of two photos of a scene that the photos can give."""
@@ -165,30 +170,32 @@ class ScenePairs(Dataset):
             self._logged.add(message)
             logger.warning("%s; another photo takes its place", message)
 
-    def _make(self, kind: float, rng: np.random.Generator) -> _Pair:
+    def _make(self, kind: float, warp: WarpConfig, rng: np.random.Generator) -> _Pair:
         if kind < self.negative_share:
-            return self._two_photos(self.mixture.draw_strangers(rng), False, rng)
+            return self._two_photos(self.mixture.draw_strangers(rng), False, warp, rng)
         if kind < self.negative_share + self.real_share:
-            return self._two_photos(self.mixture.draw_pair(rng), True, rng)
-        return self._self_pair(self.mixture.draw_photo(rng), rng)
+            return self._two_photos(self.mixture.draw_pair(rng), True, warp, rng)
+        return self._self_pair(self.mixture.draw_photo(rng), warp, rng)
 
-    def _self_pair(self, photo: Draw, rng: np.random.Generator) -> _Pair:
-        views = self_pair(photo.read(), self.config.size, self.config.warp, rng)
+    def _self_pair(self, photo: Draw, warp: WarpConfig, rng: np.random.Generator) -> _Pair:
+        views = self_pair(photo.read(), self.config.size, warp, rng)
         relative = views[1].homography @ np.linalg.inv(views[0].homography)
-        return _Pair(self._change_light(views, rng), True, relative / relative[2, 2])
+        return _Pair(_change_light(views, warp.photometric, rng), True, relative / relative[2, 2])
 
-    def _two_photos(self, photos: tuple[Draw, Draw], positive: bool, rng: np.random.Generator) -> _Pair:
+    def _two_photos(
+        self, photos: tuple[Draw, Draw], positive: bool, warp: WarpConfig, rng: np.random.Generator
+    ) -> _Pair:
         unknown = np.full((3, 3), np.nan)
         if self.config.view == "letterbox":  # as published: the photos as they are
             first, second = (letterbox(photo.read(), self.config.size) for photo in photos)
             return _Pair((first, second), positive, unknown)
-        first, second = (crop_view(photo.read(), self.config.size, self.config.warp, rng) for photo in photos)
-        return _Pair(self._change_light((first, second), rng), positive, unknown)
+        first, second = (crop_view(photo.read(), self.config.size, warp, rng) for photo in photos)
+        return _Pair(_change_light((first, second), warp.photometric, rng), positive, unknown)
 
-    def _change_light(self, views: tuple[View, View], rng: np.random.Generator) -> tuple[View, View]:
-        strength = self.config.warp.photometric
-        first, second = (View(photometric(v.image, strength, rng), v.valid, v.homography) for v in views)
-        return first, second
+
+def _change_light(views: tuple[View, View], strength: float, rng: np.random.Generator) -> tuple[View, View]:
+    first, second = (View(photometric(v.image, strength, rng), v.valid, v.homography) for v in views)
+    return first, second
 
 
 def collate(items: list[tuple[_Pair, list[str]]]) -> PairBatch:
