@@ -110,7 +110,7 @@ class DataConfig:
     max_scene_size: int = 10_000
     workers: int = 1
     warp: WarpConfig = field(default_factory=WarpConfig)
-    warp_ramp: float = 0.0
+    warp_ramp: float = 0.33
 
     def __post_init__(self) -> None:
         self._check_sources()
