@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from itertools import dropwhile
 from pathlib import Path
 
 import nbformat
@@ -80,7 +81,8 @@ def test_the_commands_of_the_readme_run(folder: Path) -> None:
 
 @pytest.mark.parametrize("line", sorted({*lines("bash"), *lines("console", "$ ")}))
 def test_every_command_is_a_command(line: str) -> None:
-    program, *words = shlex.split(line, comments=True)
+    variables = re.compile(r"[A-Z_]+=")  # before the command, as in OMP_NUM_THREADS=1 ripe …
+    program, *words = dropwhile(variables.match, shlex.split(line, comments=True))
     if program == "make":
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif program == "ripe":
