@@ -24,7 +24,7 @@ from ripe.download import cache_dir, fetch, sha256_of, verify
 from ripe.files import replacing
 from ripe.model import RIPE
 
-COMPACT_SHA256 = "a06a08d5727365db673989cfbfe9eb0f76cc1ea62e20acf09dfcc7033672557f"
+COMPACT_SHA256 = "3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f"
 RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
