@@ -77,7 +77,15 @@ def write_photos(root: Path) -> None:
 
 def data_config(case: Case, root: Path) -> DataConfig:
     """Pairs of two photos, half of them of different scenes."""
-    return DataConfig(root=root, hold_back=0, view=case.view, size=case.size, self_share=0, negative_share=0.5)  # type: ignore[arg-type]
+    return DataConfig(
+        root=root,
+        hold_back=0,
+        view=case.view,  # type: ignore[arg-type]
+        size=case.size,
+        self_share=0,
+        negative_share=0.5,
+        warp_ramp=0,
+    )
 
 
 def published_objective() -> ObjectiveConfig:

@@ -7,11 +7,11 @@ at the same point in both views, as ALIKE (Zhao et al., IEEE Transactions on Mul
 import torch
 from torch import Tensor
 
-from ripe.detection import local_maximum, subpixel_offsets
+from ripe.detection import DetectionSettings, detect
 from ripe.geometry.homography import apply_homography
 
-NMS_RADIUS = 2
-"""Of the keypoints, that of the compact network's detector."""
+DETECTION = DetectionSettings(threshold=-torch.inf, nms_radius=2, subpixel=True)
+"""As the compact network's, but for weak keypoints and those near the border, which are to be taught as well."""
 
 REACH = 2.0
 """Pixels; keypoints farther apart are different points of the scene."""
@@ -36,16 +36,12 @@ def localisation_errors(
     Returns:
         K distances in pixels of the second view, none above `REACH`; differentiable with respect to both score maps.
     """
-    keypoints0, keypoints1 = _keypoints(logits0, valid0), _keypoints(logits1, valid1)
+    keypoints0, keypoints1 = (
+        detect(logits, DETECTION, logits.numel(), valid)[0] for logits, valid in ((logits0, valid0), (logits1, valid1))
+    )
     if not len(keypoints0) or not len(keypoints1):
         return logits0.new_zeros(0)
     warped = apply_homography(H_0to1, keypoints0)
     nearest = torch.cdist(warped.detach(), keypoints1.detach()).nan_to_num(torch.inf).argmin(dim=1)
     errors = (warped - keypoints1[nearest]).square().sum(dim=1)
     return (errors[errors < REACH**2] + 1e-6).sqrt()
-
-
-def _keypoints(logits: Tensor, valid: Tensor) -> Tensor:
-    with torch.no_grad():
-        rows, columns = ((logits == local_maximum(logits, NMS_RADIUS)) & valid).nonzero(as_tuple=True)
-    return torch.stack([columns, rows], dim=-1) + subpixel_offsets(logits, rows, columns)

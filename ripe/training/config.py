@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from ripe.architectures import ARCHITECTURES
 from ripe.objective.rewards import PaddingMode, RewardType
-from ripe.training.conversion import build, plain
+from ripe.training.conversion import build, plain, refuse
 
 # The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
 SET_NAMES = ("megadepth", "tokyo", "acdc", "own")
@@ -432,7 +432,10 @@ class TrainConfig:
             ValueError: a key does not exist, or a value has the wrong type or is out of range; the message names the
                 key.
         """
-        return build(cls, values, unknown_setting)
+        try:
+            return build(cls, values)
+        except KeyError as error:
+            raise ValueError(unknown_setting(error.args[0])) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionary that `from_dict` reads; paths as text."""
@@ -459,7 +462,7 @@ def unknown_setting(key: str) -> str:
 
 def _check(key: str, value: object, good: bool, wanted: str) -> None:
     if not good:
-        raise ValueError(f"{key}={value}: must be {wanted}")
+        refuse(key, value, wanted)
 
 
 def _check_share(key: str, value: float) -> None:

@@ -4,32 +4,32 @@ Only what loses nothing is converted: 7 is a number with or without a point, "7"
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 
-def build(kind: type, values: Any, unknown: Callable[[str], str], prefix: str = "") -> Any:
+def build(kind: type, values: Any, prefix: str = "") -> Any:
     """The dataclass `kind` of `values`; what they do not name has its default.
 
     Args:
         kind: a dataclass whose fields may be dataclasses themselves.
         values: a mapping of the fields' names to plain values or mappings.
-        unknown: the message on a name that does not exist.
         prefix: of the names in messages.
 
     Raises:
-        ValueError: a name does not exist, or a value has the wrong type; the message gives the name in full.
+        KeyError: a name does not exist; its argument is the name in full.
+        ValueError: a value has the wrong type; the message gives the name in full.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{prefix.rstrip('.')}={values}: is a group of settings; name one of them")
     hints = get_type_hints(kind)
     for key in values:
         if key not in hints:
-            raise ValueError(unknown(f"{prefix}{key}"))
-    return kind(**{key: _convert(f"{prefix}{key}", value, hints[key], unknown) for key, value in values.items()})
+            raise KeyError(f"{prefix}{key}")
+    return kind(**{key: _convert(f"{prefix}{key}", value, hints[key]) for key, value in values.items()})
 
 
 def plain(value: Any) -> Any:
@@ -41,29 +41,31 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _convert(key: str, value: Any, hint: Any, unknown: Callable[[str], str]) -> Any:
+def refuse(key: str, value: Any, wanted: str) -> NoReturn:
+    """Raise the ValueError that says what the setting `key` must be."""
+    raise ValueError(f"{key}={value}: must be {wanted}")
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
     """`value` as the type `hint`; only what loses nothing is converted."""
-    if is_dataclass(hint):
-        return build(hint, value, unknown, f"{key}.")  # type: ignore[arg-type]
+    if isinstance(hint, type) and is_dataclass(hint):
+        return build(hint, value, f"{key}.")
     origin, options = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return None if value is None else _convert(key, value, next(o for o in options if o is not NoneType), unknown)
+        return None if value is None else _convert(key, value, next(o for o in options if o is not NoneType))
     if origin is Literal:
-        return value if value in options else _refuse(key, value, "one of " + ", ".join(options))
+        return value if value in options else refuse(key, value, "one of " + ", ".join(options))
     if origin is dict and isinstance(value, Mapping):
-        return {
-            _convert(key, k, options[0], unknown): _convert(f"{key}.{k}", v, options[1], unknown)
-            for k, v in value.items()
-        }
+        return {_convert(key, k, options[0]): _convert(f"{key}.{k}", v, options[1]) for k, v in value.items()}
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(key, item, options[0], unknown) for item in value)
+        return tuple(_convert(key, item, options[0]) for item in value)
     return _convert_scalar(key, value, hint)
 
 
 def _convert_scalar(key: str, value: Any, hint: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
-        return float(value) if math.isfinite(value) else _refuse(key, value, "a finite number")
+        return float(value) if math.isfinite(value) else refuse(key, value, "a finite number")
     if hint is int and number and float(value).is_integer():
         return int(value)
     if hint is Path and isinstance(value, str | Path):
@@ -73,8 +75,4 @@ def _convert_scalar(key: str, value: Any, hint: Any) -> Any:
     if hint is bool and isinstance(value, bool):
         return value
     wanted = {float: "a number", int: "a whole number", bool: "true or false", Path: "a path", str: "a text"}
-    return _refuse(key, value, wanted.get(hint, "a list or a mapping"))
-
-
-def _refuse(key: str, value: Any, wanted: str) -> NoReturn:
-    raise ValueError(f"{key}={value}: must be {wanted}")
+    return refuse(key, value, wanted.get(hint, "a list or a mapping"))

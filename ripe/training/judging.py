@@ -56,7 +56,7 @@ class Judging:
         started = time.perf_counter()
         pairs = len(batch)
         self._batch, self._config = batch, config
-        self.by_warp: list[bool] = batch.H_0to1.isfinite().all(dim=-1).all(dim=-1).tolist()
+        self.by_warp: list[bool] = batch.by_warp.tolist()
         self._max_error = config.warp_threshold_start + progress * (
             config.warp_threshold_end - config.warp_threshold_start
         )

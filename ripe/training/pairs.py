@@ -48,6 +48,11 @@ class PairBatch:
     def __len__(self) -> int:
         return len(self.positive)
 
+    @property
+    def by_warp(self) -> Tensor:
+        """P bool, True for self-pairs: those whose warp is known."""
+        return self.H_0to1.isfinite().flatten(1).all(dim=1)
+
 
 @dataclass
 class _Pair:

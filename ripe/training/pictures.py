@@ -23,7 +23,7 @@ def match_picture(model: RIPE, batch: PairBatch, *, max_error: float, max_keypoi
     views = [batch.images[index].float() / 255 for index in (pair, pair + len(batch))]
     features = [found.to("cpu") for found in model.extract(views, max_keypoints=max_keypoints)]
     points = match(*features).points(*features)
-    if batch.H_0to1[pair].isfinite().all():
+    if batch.by_warp[pair]:
         right = warp_inliers(*points, batch.H_0to1[pair], max_error=max_error)
     else:
         right = estimate_geometry("fundamental", *points, max_error=max_error, max_iterations=1000).inliers

@@ -23,7 +23,7 @@ def repeatability(
     samples, pairs = output.samples, len(batch)
     if config.repeatability_weight == 0:
         return samples.log_positions.new_zeros(())
-    by_warp = batch.H_0to1.isfinite().flatten(1).all(dim=1).to(samples.inside.device)
+    by_warp = batch.by_warp.to(samples.inside.device)
     first, second = (samples.log_positions[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
     part0, part1 = ((samples.inside & output.visible)[half][by_warp] for half in (slice(pairs), slice(pairs, None)))
     counts = total_over_processes(torch.stack([part0.sum(), part1.sum()]).double())
@@ -48,9 +48,8 @@ def localisation(
         return output.logits.new_zeros(())
     pairs, logits, valid = len(batch), output.logits.float(), batch.valid.to(output.logits.device)
     errors = [
-        localisation_errors(logits[p], logits[pairs + p], valid[p], valid[pairs + p], H_0to1)
-        for p, H_0to1 in enumerate(batch.H_0to1.to(logits.device))
-        if H_0to1.isfinite().all()
+        localisation_errors(logits[p], logits[pairs + p], valid[p], valid[pairs + p], batch.H_0to1[p].to(logits.device))
+        for p in batch.by_warp.nonzero()[:, 0].tolist()
     ]
     distances = torch.cat([logits.new_zeros(0), *errors])
     count = float(total_over_processes(distances.new_tensor(len(distances), dtype=torch.float64)))

@@ -226,8 +226,7 @@ def _tally(taking_part: Tensor, matches: list[PairMatches], batch: PairBatch, pa
     tally.add("matches", sum(len(pair.indices) for pair in matches), len(matches))
     tally.add("skipped_pairs", sum(len(pair.indices) == 0 for pair in matches), part)
     tally.add("skipped_files", len(batch.skipped), part)
-    by_warp = batch.H_0to1.isfinite().all(dim=-1).all(dim=-1)
-    kinds = {"self": by_warp, "real": batch.positive & ~by_warp, "negative": ~batch.positive}
+    kinds = {"self": batch.by_warp, "real": batch.positive & ~batch.by_warp, "negative": ~batch.positive}
     for kind, members in kinds.items():
         chosen = [pair for pair, member in zip(matches, members.tolist(), strict=True) if member]
         inliers = sum(int(pair.inliers.sum()) for pair in chosen)
