@@ -157,7 +157,7 @@ class PlainStep(Step):
         samples = sample_cells(maps.logits, batch.valid.to(self.device), self.generator())
         descriptors = self.model.describe(maps, samples.keypoints)
         nothing = samples.keypoints.new_zeros(())
-        return PolicyOutput(samples, descriptors.unbind(), nothing, (), nothing)
+        return PolicyOutput(samples, maps.logits[:, 0], descriptors.unbind(), nothing, (), nothing)
 
     def loss(self, output: PolicyOutput, batch: PairBatch, clock: Clock) -> Tensor:
         """See `plain_loss`."""
@@ -274,7 +274,9 @@ def leaves(stored: dict[str, Any], cells: int) -> PolicyOutput:
     descriptors = stored["descriptors"][:, :cells].clone().requires_grad_(True)
     nowhere = torch.full_like(samples["keypoints"], torch.nan)
     unseen = torch.zeros_like(samples["inside"])
-    return PolicyOutput(CellSamples(**samples), descriptors.unbind(), nowhere, descriptors.unbind(), unseen)
+    unscored = descriptors.new_zeros(())  # without self-pairs no loss asks for the score map
+    described = descriptors.unbind()
+    return PolicyOutput(CellSamples(**samples), unscored, described, nowhere, described, unseen)
 
 
 @contextmanager

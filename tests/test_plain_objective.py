@@ -1,5 +1,6 @@
 """The plain objective of `benchmarks/`: the same loss and gradient as ours, so that the comparison is an honest one."""
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -93,3 +94,12 @@ def test_a_batch_without_self_pairs_is_described_at_its_proposals_alone(batch: P
     assert output.warped.isnan().all()
     for one, two in zip(output.descriptors, other.descriptors, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+def test_the_benchmark_that_compares_both_runs() -> None:
+    options = ["--case", "compact", "--size", "128", "--pairs", "2", "--repeats", "1", "--threads", "1"]
+    command = [sys.executable, Path(__file__).parents[1] / "benchmarks" / "training.py", *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("|")]
+    assert rows.count("plain") == rows.count("ours") == 2  # whole steps, and their loss parts
