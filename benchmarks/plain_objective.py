@@ -2,7 +2,7 @@
 
 Every pair's rewards fill the whole grid of cell pairs, as do the sums of log-probabilities; distances of descriptors
 are taken between all of them; RANSAC runs pair after pair with PoseLib's own limits. It gives the same loss as
-`ripe.training.step` with the published settings (`padding_mode` "ignore", rewards of type "inlier"), which a test
+`ripe.objective.loss` with the published settings (`padding_mode` "ignore", rewards of type "inlier"), which a test
 confirms.
 """
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ripe.data.warps import perspective, render, similarity
 from ripe.drawing import draw_matches, save_picture
 from ripe.evaluation.baselines import baseline
 from ripe.evaluation.extractors import Describer, describer
@@ -25,7 +26,6 @@ from ripe.geometry.robust import estimate_geometry
 from ripe.images import EXTENSIONS, as_rgb
 from ripe.matching import match
 from ripe.pretrained import load
-from ripe.training.warps import perspective, render, similarity
 
 SIZE = 448
 KEYPOINTS = 2048

@@ -34,14 +34,14 @@ import torch
 from torch import Tensor
 
 from ripe.architectures import build
+from ripe.data.pairs import PairBatch, ScenePairs, collate
 from ripe.evaluation import environment
 from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
+from ripe.objective.loss import compute_loss
+from ripe.objective.sampling import Policy, PolicyOutput
 from ripe.training.config import DataConfig, ObjectiveConfig
-from ripe.training.pairs import PairBatch, ScenePairs, collate
 from ripe.training.presets import compose
-from ripe.training.sampling import Policy, PolicyOutput
-from ripe.training.step import compute_loss
 
 SEED = 10  # half of the pairs are positive
 PROGRESS = 0.5  # of the run: the penalties are in full force
@@ -130,7 +130,7 @@ class Step:
 
 
 class OurStep(Step):
-    """`ripe.training.step`."""
+    """`ripe.objective.loss`."""
 
     def __init__(self, case: Case, device: torch.device, precision: str, objective: ObjectiveConfig) -> None:
         super().__init__(case, device, precision)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from ripe.descriptors import ProjectedColumn
 from ripe.detection import DetectionSettings
 from ripe.model import RIPE
 from ripe.networks.compact import CompactNet
+from ripe.networks.descriptors import ProjectedColumn
 
 COMPACT_HIDDEN = 256
 COMPACT_DIM = 128

@@ -7,7 +7,7 @@ from pathlib import Path
 def _find_the_package() -> None:
     """Import from the folder above instead of this one.
 
-    Python puts a script's own folder first on its path, where our `datasets`, `images` or `utils` would stand in for
+    Python puts a script's own folder first on its path, where our `data`, `images` or `utils` would stand in for
     packages of these names.
     """
     here = Path(__file__).resolve().parent

@@ -25,10 +25,10 @@ from made_sets import (
     write_pairs,
 )
 
-from ripe.datasets.catalogue import SOURCES, locate
+from ripe.data.catalogue import SOURCES, locate
 from ripe.evaluation.benchmarks import BENCHMARKS, annotated, hpatches, imw2020, megadepth1500
 from ripe.evaluation.extractors import _resize_blurred, resized
-from ripe.evaluation.pairs import PairSet
+from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.protocol import Resizing
 from ripe.images import as_rgb
 

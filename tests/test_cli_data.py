@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_sets import write_acdc, write_disk, write_hpatches, write_imw, write_megadepth, write_own, write_tokyo
 
-from ripe import download as downloads
+from ripe import download
 from ripe.cli import main
-from ripe.datasets import archives, catalogue, fetching, inventory
+from ripe.data import archives, catalogue, downloads, inventory
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -150,7 +150,7 @@ def test_a_broken_download_goes_on_where_it_was(
 ) -> None:
     server.files, server.cut, server.ranges, server.tagged = {"/a.zip": CONTENT}, {"/a.zip": list(cuts)}, ranges, tagged
     server.requests.clear()
-    downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", md5=hashlib.md5(CONTENT).hexdigest())
+    download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", md5=hashlib.md5(CONTENT).hexdigest())
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert leftovers(tmp_path) == []
     if ranges and tagged and not server.cut["/a.zip"]:
@@ -161,9 +161,9 @@ def test_a_broken_download_goes_on_where_it_was(
 def test_a_later_run_goes_on_as_well(server: Server, tmp_path: Path) -> None:
     server.files, server.cut = {"/a.zip": CONTENT}, {"/a.zip": [1000, 2000]}
     with pytest.raises(OSError, match="run the same again to go on"):
-        downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", attempts=2)
+        download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", attempts=2)
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:3000]
-    downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip")
+    download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip")
     assert server.requests[-1] == ("/a.zip", "bytes=3000-")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
@@ -171,25 +171,25 @@ def test_a_later_run_goes_on_as_well(server: Server, tmp_path: Path) -> None:
 def test_a_file_that_had_arrived_whole_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     server.files, server.cut = {"/a.zip": CONTENT}, {"/a.zip": [1000]}
     with pytest.raises(OSError, match="cannot download"):
-        downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", attempts=1)
+        download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", attempts=1)
     (tmp_path / "a.zip.part").write_bytes(CONTENT)  # as if stopped just before the file got its name
-    downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip")
+    download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 def test_a_file_that_changed_on_the_server_is_fetched_anew(server: Server, tmp_path: Path) -> None:
     server.files, server.cut = {"/a.zip": CONTENT}, {"/a.zip": [1000]}
     with pytest.raises(OSError, match="cannot download"):
-        downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", attempts=1)
+        download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", attempts=1)
     server.files["/a.zip"] = CONTENT[::-1]
-    downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip")
+    download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT[::-1]
 
 
 def test_a_file_with_another_sum_is_deleted(server: Server, tmp_path: Path) -> None:
     server.files = {"/a.zip": CONTENT}
     with pytest.raises(ValueError, match="arrived damaged"):
-        downloads.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", md5="0" * 32)
+        download.fetch_resumable(f"{server.url}/a.zip", tmp_path / "a.zip", md5="0" * 32)
     assert not (tmp_path / "a.zip").exists()
     assert not (tmp_path / "a.zip.part").exists()
 
@@ -248,10 +248,10 @@ def test_a_bad_item_is_reported_and_the_others_are_fetched(
 def test_an_index_that_is_gone_or_empty_is_named(disk: Server, tmp_path: Path) -> None:
     disk.files["/disk-data/index.html"], disk.files["/disk-data/md5sum.txt"] = b"<html>moved</html>", b""
     with pytest.raises(ValueError, match="lists no file in megadepth/"):
-        fetching.download("megadepth", tmp_path / "data")
+        downloads.download("megadepth", tmp_path / "data")
     disk.files.clear()
     with pytest.raises(OSError, match=r"cannot read .*index\.html"):
-        fetching.download("megadepth", tmp_path / "data")
+        downloads.download("megadepth", tmp_path / "data")
 
 
 def test_pages_below_the_index_are_followed(disk: Server) -> None:
@@ -259,7 +259,7 @@ def test_pages_below_the_index_are_followed(disk: Server) -> None:
     disk.files["/disk-data/md5sum.txt"] = b""
     disk.files["/disk-data/index.html"] = b'<a href="megadepth/">m</a><a href="index.html">here</a>'
     disk.files["/disk-data/megadepth/"] = b"".join(scenes).replace(b'href="megadepth/', b'href="')
-    items = fetching.read_index(f"{disk.url}/disk-data/index.html", "megadepth/")
+    items = downloads.read_index(f"{disk.url}/disk-data/index.html", "megadepth/")
     assert [item.path for item in items] == [
         "dataset.json",
         *(f"scenes/{name}.tar" for name in ("0000", "0015", "0101")),
@@ -277,13 +277,13 @@ def test_zips_are_downloaded_to_their_place(
     monkeypatch.setitem(catalogue.SOURCES, name, replace(source, holds="v_astronaut") if name == "hpatches" else source)
     root = tmp_path / "data"
     server.files[f"/{name}.zip"] = zipped(files)[:-500]
-    assert fetching.download(name, root).failed
+    assert downloads.download(name, root).failed
     assert not any(path.is_file() for path in root.rglob("*"))
     server.files[f"/{name}.zip"] = zipped(files)
-    assert fetching.download(name, root).failed == []
+    assert downloads.download(name, root).failed == []
     assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == set(files)
     requests = len(server.requests)
-    assert fetching.download(name, root).failed == []
+    assert downloads.download(name, root).failed == []
     assert len(server.requests) == requests
 
 

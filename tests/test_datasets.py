@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_sets import write_acdc, write_disk, write_imw, write_own, write_tokyo
 
-from ripe.datasets import acdc, megadepth, own, tokyo
-from ripe.datasets.catalogue import SOURCES, locate, resolve
-from ripe.datasets.scenes import Scene, no_group, one_group
+from ripe.data import acdc, megadepth, own, tokyo
+from ripe.data.catalogue import SOURCES, locate, resolve
+from ripe.data.scenes import Scene, no_group, one_group
 
 
 def positives(scene: Scene) -> set[frozenset[str]]:

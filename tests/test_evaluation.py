@@ -17,7 +17,7 @@ from ripe.evaluation.baselines import BASELINES, LEARNED, baseline, baseline_ext
 from ripe.evaluation.benchmarks import BENCHMARKS
 from ripe.evaluation.benchmarks.annotated import PROTOCOLS
 from ripe.evaluation.extractors import model_extractor
-from ripe.evaluation.pairs import MatchedPair, PairSet, PosePair
+from ripe.evaluation.pair_sets import MatchedPair, PairSet, PosePair
 from ripe.evaluation.predictions import Candidate
 from ripe.evaluation.protocol import Resizing
 from ripe.evaluation.scoring import score_pairs

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ripe.evaluation.detectors import THRESHOLDS, score_detector
 from ripe.evaluation.metrics import area_under_recall
-from ripe.evaluation.pairs import HomographyPair, MatchedPair, PosePair
+from ripe.evaluation.pair_sets import HomographyPair, MatchedPair, PosePair
 
 errors_of_pairs = st.lists(st.one_of(st.floats(0, 30), st.just(math.inf)), min_size=1, max_size=40)
 limits = st.floats(0.5, 25)

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_sets import write_acdc, write_disk, write_own, write_tokyo
 
-from ripe.datasets.catalogue import place
-from ripe.datasets.mixture import Mixture
-from ripe.datasets.scenes import Scene, no_group, one_group
+from ripe.data.catalogue import place
+from ripe.data.mixture import Mixture
+from ripe.data.pairs import PairBatch, ScenePairs, collate, split_own
+from ripe.data.scenes import Scene, no_group, one_group
+from ripe.data.warps import letterbox
 from ripe.training.config import DataConfig, TrainConfig, WarpConfig
-from ripe.training.pairs import PairBatch, ScenePairs, collate, split_own
-from ripe.training.warps import letterbox
 
 PUBLISHED = {"view": "letterbox", "self_share": 0.0, "negative_share": 0.5}
 

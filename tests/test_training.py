@@ -10,9 +10,9 @@ import skimage.data
 import torch
 from batches import pair_batches
 
+from ripe.data.pairs import ScenePairs, collate
+from ripe.data.warps import photometric, render, self_pair, similarity
 from ripe.training.config import DataConfig, WarpConfig
-from ripe.training.pairs import ScenePairs, collate
-from ripe.training.warps import photometric, render, self_pair, similarity
 
 
 def test_a_view_shows_each_point_of_the_photo_where_its_homography_says() -> None:

@@ -17,22 +17,22 @@ from torch import Tensor, nn
 
 import ripe
 from ripe.architectures import build
+from ripe.data.pairs import PairBatch, split_own
 from ripe.evaluation.baselines import baseline
 from ripe.evaluation.metrics import area_under_recall
-from ripe.evaluation.pairs import HomographyPair
+from ripe.evaluation.pair_sets import HomographyPair
 from ripe.evaluation.predictions import Candidate
 from ripe.features import Features
 from ripe.geometry.homography import apply_homography
 from ripe.images import read_image
 from ripe.model import RIPE
 from ripe.networks.dense import DescriptorHead
+from ripe.objective.loss import compute_loss
+from ripe.objective.sampling import Policy
+from ripe.objective.tally import Tally
+from ripe.training.comparison import Difference, difference, write_report
 from ripe.training.config import DataConfig, ObjectiveConfig, WarpConfig
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs
-from ripe.training.own_photos import Difference, difference, write_report
-from ripe.training.pairs import PairBatch, split_own
-from ripe.training.sampling import Policy
-from ripe.training.step import compute_loss
-from ripe.training.tally import Tally
 from ripe.training.validation import (
     EpipolarAgreement,
     KnownGeometry,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ripe.cli import options
 
 if TYPE_CHECKING:
-    from ripe.datasets.inventory import Inventory
+    from ripe.data.inventory import Inventory
 
 EXAMPLES = """  ripe data check
   ripe data check disk-megadepth my_photos/
@@ -22,7 +22,7 @@ Data sets are kept in $DATA_DIR, or in the folder data. docs/datasets.md says ho
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    from ripe.datasets.catalogue import SOURCES
+    from ripe.data.catalogue import SOURCES
 
     parser = options.add_command(commands, "data", "Check and download the public data sets.", EXAMPLES)
     chosen = parser.add_subparsers(required=True, metavar="ACTION")
@@ -43,8 +43,8 @@ def add_parser(commands: Any) -> None:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Print an inventory of each set; 1 if one that was named is not complete."""
-    from ripe.datasets.catalogue import ALIASES, SOURCES, how_to_get, resolve
-    from ripe.datasets.inventory import take, take_own
+    from ripe.data.catalogue import ALIASES, SOURCES, how_to_get, resolve
+    from ripe.data.inventory import take, take_own
 
     complete = True
     for name in arguments.names or SOURCES:
@@ -61,8 +61,8 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Bring a data set to its place; 1 if an item failed."""
-    from ripe.datasets.catalogue import place, resolve
-    from ripe.datasets.fetching import download
+    from ripe.data.catalogue import place, resolve
+    from ripe.data.downloads import download
 
     key = resolve(arguments.name)
     outcome = download(key, arguments.dir, arguments.archive, say=lambda line: print(line, flush=True))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ripe.evaluation.benchmarks import Benchmark
-    from ripe.evaluation.pairs import MatchedPair, PairSet
+    from ripe.evaluation.pair_sets import MatchedPair, PairSet
     from ripe.evaluation.predictions import Candidate
     from ripe.evaluation.protocol import Protocol
     from ripe.evaluation.report import Result, SetReport
@@ -39,7 +39,7 @@ PAIRS_SOURCE = "holds pairs.json, or sub-folders that do"
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    from ripe.datasets.catalogue import SOURCES
+    from ripe.data.catalogue import SOURCES
     from ripe.evaluation.benchmarks import BENCHMARKS
 
     parser = options.add_command(commands, "eval", "Measure accuracy on image pairs with known geometry.", EXAMPLES)
@@ -89,7 +89,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(name: str, arguments: argparse.Namespace) -> int:
     """Carry the command out; 1 if some photos could not be read."""
-    from ripe.datasets.catalogue import locate
+    from ripe.data.catalogue import locate
     from ripe.evaluation.benchmarks import BENCHMARKS
 
     benchmark = BENCHMARKS[name]

@@ -45,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.show:
         print(json.dumps(config.to_dict(), indent=1))
         return 0
+    from ripe.training.command import run as run_training
     from ripe.training.hooks import RunStoppedError
     from ripe.training.progress import Progress
-    from ripe.training.run import run as run_training
 
     progress = Progress(config)
     handler = _NoteHandler(progress)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.evaluation.pairs import HomographyPair, MatchedPair, Size
+from ripe.evaluation.pair_sets import HomographyPair, MatchedPair, Size
 from ripe.geometry.homography import apply_homography
 
 THRESHOLDS = tuple(range(1, 11))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ripe.drawing import draw_matches, save_picture
 from ripe.evaluation.extractors import resized
-from ripe.evaluation.pairs import MatchedPair
+from ripe.evaluation.pair_sets import MatchedPair
 from ripe.evaluation.report import Result, SetReport
 from ripe.evaluation.scoring import correct_matches
 from ripe.files import replacing

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ripe.evaluation.extractors import Describer, resized, to_original
-from ripe.evaluation.pairs import AnnotatedPair, MatchedPair, PairSet, PosePair, Size
+from ripe.evaluation.pair_sets import AnnotatedPair, MatchedPair, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
 from ripe.images import as_rgb
 from ripe.reconstruction.matches import SETTINGS, match_pairs

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ripe.evaluation.pairs import Kind, Size
+from ripe.evaluation.pair_sets import Kind, Size
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ripe.evaluation import environment
 from ripe.evaluation.detectors import THRESHOLDS, DetectorScore
-from ripe.evaluation.pairs import PairSet
+from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.predictions import Candidate, Predictions
 from ripe.evaluation.protocol import Protocol
 from ripe.evaluation.scoring import Score

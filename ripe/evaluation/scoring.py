@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ripe.evaluation.metrics import area_under_recall
-from ripe.evaluation.pairs import HomographyPair, MatchedPair, PosePair
+from ripe.evaluation.pair_sets import HomographyPair, MatchedPair, PosePair
 from ripe.evaluation.protocol import Protocol
 from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance
 from ripe.geometry.homography import apply_homography, mean_transfer_error

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ripe.descriptors import HyperColumn, LastMapColumn, SharedColumn
 from ripe.detection import DetectionSettings
 from ripe.model import RIPE
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
+from ripe.networks.descriptors import HyperColumn, LastMapColumn, SharedColumn
 from ripe.networks.streaming import RowDelay, RowStream, RowWriter, resized_rows, strips
 
 CHANNELS = (64, 128, 256, 512)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from ripe.architectures import ARCHITECTURES
 from ripe.objective.rewards import PaddingMode, RewardType
-from ripe.training.conversion import build, plain, refuse
+from ripe.settings import build, plain, refuse
 
 # The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
 SET_NAMES = ("megadepth", "tokyo", "acdc", "own")

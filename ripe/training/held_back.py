@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ripe.data.warps import photometric, self_pair
 from ripe.drawing import save_picture
 from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_pairs
-from ripe.evaluation.pairs import PairSet
+from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.protocol import Protocol, Resizing
 from ripe.files import replacing
 from ripe.geometry.homography import apply_homography
 from ripe.images import as_rgb, fit_long_side, resize
 from ripe.training.config import WarpConfig
-from ripe.training.warps import photometric, self_pair
 
 VIEW_SIZE = 320
 PHOTO_SIDE = 1024

@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
+from ripe.data.feed import Feed
+from ripe.data.pairs import PairBatch
 from ripe.drawing import save_picture
+from ripe.objective.tally import Tally
 from ripe.pretrained import save_weights
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training.config import TrainConfig, flat_settings
 from ripe.training.engine import Engine
-from ripe.training.feed import Feed
 from ripe.training.hooks import Display, Logger, RunStoppedError, Validator, Watch
 from ripe.training.loggers import open_loggers
-from ripe.training.pairs import PairBatch
 from ripe.training.pictures import match_picture
-from ripe.training.tally import Tally
 from ripe.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from ripe.data.pairs import PairBatch
 from ripe.drawing import draw_matches
 from ripe.geometry.robust import estimate_geometry
 from ripe.matching import match
 from ripe.model import RIPE
 from ripe.objective.inliers import warp_inliers
-from ripe.training.pairs import PairBatch
 
 
 def match_picture(model: RIPE, batch: PairBatch, *, max_error: float, max_keypoints: int = 512) -> np.ndarray:

@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ripe.architectures import build
+from ripe.data.feed import pair_numbers
+from ripe.data.pairs import PairBatch
 from ripe.model import RIPE
+from ripe.objective.loss import Totals, compute_loss, count_totals
+from ripe.objective.sampling import Policy
+from ripe.objective.tally import Tally
 from ripe.training.batchnorm import join_batchnorm
 from ripe.training.config import ModelConfig, OptimizerConfig, TrainConfig
 from ripe.training.engine import Engine
-from ripe.training.feed import pair_numbers
 from ripe.training.initial import load_imagenet_encoder, load_initial
-from ripe.training.pairs import PairBatch
-from ripe.training.sampling import Policy
-from ripe.training.step import Totals, compute_loss, count_totals
-from ripe.training.tally import Tally
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ripe.datasets.catalogue import SOURCES, data_dir
+from ripe.data.catalogue import SOURCES, data_dir
+from ripe.data.pairs import split_own
 from ripe.drawing import draw_matches
 from ripe.evaluation import environment, predictions, protocol
 from ripe.evaluation.baselines import baseline
@@ -25,7 +26,7 @@ from ripe.evaluation.benchmarks import BENCHMARKS
 from ripe.evaluation.detectors import THRESHOLDS, score_detector
 from ripe.evaluation.extractors import Describer, describer, resized
 from ripe.evaluation.metrics import area_under_recall
-from ripe.evaluation.pairs import MatchedPair, PairSet
+from ripe.evaluation.pair_sets import MatchedPair, PairSet
 from ripe.evaluation.predictions import Candidate
 from ripe.evaluation.report import Result, summarise
 from ripe.evaluation.scoring import correct_matches, score_pairs
@@ -38,7 +39,6 @@ from ripe.objective.inliers import hardly_moves
 from ripe.pretrained import weights_hash
 from ripe.training import held_back
 from ripe.training.config import DataConfig, WarpConfig
-from ripe.training.pairs import split_own
 
 SCORE = "score"
 REPEATABILITY_AT = 3  # pixels

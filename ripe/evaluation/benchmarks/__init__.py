@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ripe.evaluation.benchmarks import annotated, hpatches, imw2020, megadepth1500
-from ripe.evaluation.pairs import Kind, PairSet
+from ripe.evaluation.pair_sets import Kind, PairSet
 from ripe.evaluation.protocol import Protocol
 
 
@@ -17,7 +17,7 @@ class Benchmark:
         summary: one line.
         read: the sets of pairs in a folder.
         protocols: by the kind of pairs.
-        source: key in `ripe.datasets.catalogue.SOURCES`; None for a user's own folder.
+        source: key in `ripe.data.catalogue.SOURCES`; None for a user's own folder.
         pairs: how many pairs are used of a set, spread evenly; None for all.
     """
 

@@ -16,7 +16,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from ripe.evaluation.pairs import AnnotatedPair, HomographyPair, Kind, PairSet, PosePair, Size
+from ripe.evaluation.pair_sets import AnnotatedPair, HomographyPair, Kind, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol, Resizing
 
 PAIRS_FILE = "pairs.json"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ripe.evaluation.pairs import HomographyPair, PairSet
+from ripe.evaluation.pair_sets import HomographyPair, PairSet
 from ripe.evaluation.protocol import Protocol, Resizing
 from ripe.geometry.homography import apply_homography, homography_from_corner_origin, outer_corners
 

@@ -14,7 +14,7 @@ import h5py
 import torch
 from torch import Tensor
 
-from ripe.evaluation.pairs import AnnotatedPair, PairSet, PosePair
+from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair
 from ripe.evaluation.protocol import Protocol, Resizing
 from ripe.geometry.homography import intrinsics_from_corner_origin
 

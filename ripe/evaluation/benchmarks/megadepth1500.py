@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ripe.evaluation.pairs import AnnotatedPair, PairSet, PosePair, Size
+from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol, Resizing
 from ripe.geometry.homography import intrinsics_from_corner_origin
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ripe.datasets.scenes import Scene, no_group, one_group, photos_below, photos_in, seeded
+from ripe.data.scenes import Scene, no_group, one_group, photos_below, photos_in, seeded
 
 # Below this many photos nothing is held back: two of them would be a large part of what there is to learn from.
 FEWEST_TO_SPLIT = 10

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ripe.datasets.scenes import Scene, is_photo, seeded
+from ripe.data.scenes import Scene, is_photo, seeded
 
 logger = logging.getLogger(__name__)
 

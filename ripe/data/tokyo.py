@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ripe.datasets.scenes import Scene
+from ripe.data.scenes import Scene
 
 logger = logging.getLogger(__name__)
 

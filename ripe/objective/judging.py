@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ripe.data.pairs import PairBatch
 from ripe.matching import mutual_nearest_neighbours
 from ripe.objective.cells import CellSamples
 from ripe.objective.inliers import fit_epipolar, hardly_moves, warp_inliers
+from ripe.objective.sampling import PolicyOutput
 from ripe.training.config import ObjectiveConfig
-from ripe.training.pairs import PairBatch
-from ripe.training.sampling import PolicyOutput
 
 
 @dataclass(frozen=True)

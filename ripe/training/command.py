@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from ripe.training.comparison import write_report
 from ripe.training.config import TrainConfig, ValidationConfig
 from ripe.training.engine import Engine
 from ripe.training.hooks import Display
 from ripe.training.loop import Result, train
-from ripe.training.own_photos import write_report
 from ripe.training.validation import KnownGeometry, Validation, find_validation
 from ripe.training.watch import Watch
 

@@ -9,9 +9,9 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
+from ripe.data.pairs import PairBatch, ScenePairs, collate, start_workers
 from ripe.training.config import TrainConfig
 from ripe.training.hooks import RunStoppedError
-from ripe.training.pairs import PairBatch, ScenePairs, collate, start_workers
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ripe.data.pairs import PairBatch
 from ripe.objective.contrastive import infonce_loss
 from ripe.objective.localisation import localisation_errors
 from ripe.objective.repeatability import repeatability_loss
+from ripe.objective.sampling import PolicyOutput
 from ripe.training.config import ObjectiveConfig
-from ripe.training.pairs import PairBatch
-from ripe.training.sampling import PolicyOutput
 
 
 def repeatability(

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ripe.datasets import acdc, megadepth, own, tokyo
-from ripe.datasets.catalogue import how_to_get, locate
-from ripe.datasets.mixture import Draw, Mixture
-from ripe.datasets.scenes import Scene
+from ripe.data import acdc, megadepth, own, tokyo
+from ripe.data.catalogue import how_to_get, locate
+from ripe.data.mixture import Draw, Mixture
+from ripe.data.scenes import Scene
+from ripe.data.warps import View, crop_view, letterbox, photometric, self_pair
 from ripe.training.config import DataConfig, WarpConfig
-from ripe.training.warps import View, crop_view, letterbox, photometric, self_pair
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from ripe.datasets.archives import below, strip, unpack
-from ripe.datasets.catalogue import SOURCES, how_to_get, place
+from ripe.data.archives import below, strip, unpack
+from ripe.data.catalogue import SOURCES, how_to_get, place
 from ripe.download import fetch_resumable, fetch_text
 from ripe.files import replacing
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ripe.datasets.scenes import Scene
+from ripe.data.scenes import Scene
 
 
 @dataclass(frozen=True)

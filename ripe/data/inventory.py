@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ripe.datasets import acdc, megadepth, own, tokyo
-from ripe.datasets.catalogue import place
-from ripe.datasets.scenes import Scene
+from ripe.data import acdc, megadepth, own, tokyo
+from ripe.data.catalogue import place
+from ripe.data.scenes import Scene
 
 HPATCHES_SEQUENCES = 116
 HPATCHES_FILES = [f"{index}.ppm" for index in range(1, 7)] + [f"H_1_{index}" for index in range(2, 7)]

@@ -8,7 +8,7 @@ The algorithm, per pair of views:
 4. Right matches earn a reward if the photos show one scene and cost one if they do not (`objective.rewards`).
 5. REINFORCE on the rewards moves the score map (`objective.policy`).
 6. A contrastive loss on the right matches moves the descriptors (`objective.contrastive`).
-7. Where the warp is known, it says without samples how well the score maps of both views agree (`training.self_pairs`).
+7. Where the warp is known, it says without samples how well both score maps agree (`objective.self_pairs`).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ripe.data.pairs import PairBatch
 from ripe.objective.cells import to_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
+from ripe.objective.judging import Judging, PairMatches, cells_taking_part
 from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
+from ripe.objective.sampling import PolicyOutput
+from ripe.objective.self_pairs import localisation, repeatability, warp_descriptor_loss
+from ripe.objective.tally import Tally
 from ripe.training.config import ObjectiveConfig
-from ripe.training.judging import Judging, PairMatches, cells_taking_part
-from ripe.training.pairs import PairBatch
-from ripe.training.sampling import PolicyOutput
-from ripe.training.self_pairs import localisation, repeatability, warp_descriptor_loss
-from ripe.training.tally import Tally
 
 
 class Totals(NamedTuple):

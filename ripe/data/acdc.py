@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ripe.datasets.scenes import Scene, photos_below
+from ripe.data.scenes import Scene, photos_below
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 SPLITS = ("train",)

@@ -1,0 +1,1 @@
+"""Data sets and training pairs: where they are had, how they are read, and the views that are made of them."""
