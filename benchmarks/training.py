@@ -40,7 +40,7 @@ from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy, PolicyOutput
-from ripe.training.config import DataConfig, ObjectiveConfig
+from ripe.recipe.config import DataConfig, ObjectiveConfig
 from ripe.training.presets import compose
 
 SEED = 10  # half of the pairs are positive

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch.utils.data import DataLoader
 
 from ripe.data.pairs import PairBatch, ScenePairs, collate, start_workers
-from ripe.training.config import DataConfig
+from ripe.recipe.config import DataConfig
 
 
 def pair_batches(config: DataConfig, seed: int, first_step: int, last_step: int) -> Iterator[PairBatch]:

@@ -18,7 +18,7 @@ from ripe.cli import main
 from ripe.networks.vgg import VggNet
 from ripe.objective.judging import inlier_threshold
 from ripe.objective.loss import penalty_share
-from ripe.training.config import ModelConfig, OptimizerConfig, TrainConfig
+from ripe.recipe.config import ModelConfig, OptimizerConfig, TrainConfig
 from ripe.training.loggers import FIGURES
 from ripe.training.options import markdown_table, options
 from ripe.training.presets import PUBLISHED_NAMES, compose, groups, presets

@@ -21,7 +21,7 @@ from ripe.data.mixture import Mixture
 from ripe.data.pairs import PairBatch, ScenePairs, collate, split_own
 from ripe.data.scenes import Scene, no_group, one_group
 from ripe.data.warps import letterbox
-from ripe.training.config import DataConfig, TrainConfig, WarpConfig
+from ripe.recipe.config import DataConfig, TrainConfig, WarpConfig
 
 PUBLISHED = {"view": "letterbox", "self_share": 0.0, "negative_share": 0.5}
 

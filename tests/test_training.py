@@ -12,7 +12,7 @@ from batches import pair_batches
 
 from ripe.data.pairs import ScenePairs, collate
 from ripe.data.warps import photometric, render, self_pair, similarity
-from ripe.training.config import DataConfig, WarpConfig
+from ripe.recipe.config import DataConfig, WarpConfig
 
 
 def test_a_view_shows_each_point_of_the_photo_where_its_homography_says() -> None:

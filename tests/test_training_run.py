@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 import ripe
 from ripe.data.feed import Feed, pair_numbers
 from ripe.model import RIPE
+from ripe.recipe.config import DataConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, WarpConfig
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
-from ripe.training.config import DataConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, WarpConfig
 from ripe.training.engine import layout
 from ripe.training.hooks import RunStoppedError
 from ripe.training.loggers import FIGURES

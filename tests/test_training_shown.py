@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ripe.training.config import TrainConfig
+from ripe.recipe.config import TrainConfig
 from ripe.training.loggers import FIGURES, CsvLogger, TensorBoardLogger, WandbLogger, open_loggers
 from ripe.training.progress import Progress
 

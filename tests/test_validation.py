@@ -30,8 +30,8 @@ from ripe.networks.dense import DescriptorHead
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
+from ripe.recipe.config import DataConfig, ObjectiveConfig, WarpConfig
 from ripe.training.comparison import Difference, difference, write_report
-from ripe.training.config import DataConfig, ObjectiveConfig, WarpConfig
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs
 from ripe.training.validation import (
     EpipolarAgreement,

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ripe.data.pairs import PairBatch, ScenePairs, collate, start_workers
-from ripe.training.config import TrainConfig
+from ripe.recipe.config import TrainConfig
 from ripe.training.hooks import RunStoppedError
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from ripe.data.catalogue import how_to_get, locate
 from ripe.data.mixture import Draw, Mixture
 from ripe.data.scenes import Scene
 from ripe.data.warps import View, crop_view, letterbox, photometric, self_pair
-from ripe.training.config import DataConfig, WarpConfig
+from ripe.recipe.config import DataConfig, WarpConfig
 
 logger = logging.getLogger(__name__)
 

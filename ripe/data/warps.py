@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ripe.images import fit_long_side
-from ripe.training.config import WarpConfig
+from ripe.recipe.config import WarpConfig
 
 
 @dataclass(frozen=True)

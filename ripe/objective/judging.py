@@ -14,7 +14,7 @@ from ripe.matching import mutual_nearest_neighbours
 from ripe.objective.cells import CellSamples
 from ripe.objective.inliers import fit_epipolar, hardly_moves, warp_inliers
 from ripe.objective.sampling import PolicyOutput
-from ripe.training.config import ObjectiveConfig
+from ripe.recipe.config import ObjectiveConfig
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.objective.sampling import PolicyOutput
 from ripe.objective.self_pairs import localisation, repeatability, warp_descriptor_loss
 from ripe.objective.tally import Tally
-from ripe.training.config import ObjectiveConfig
+from ripe.recipe.config import ObjectiveConfig
 
 
 class Totals(NamedTuple):

@@ -10,7 +10,7 @@ from ripe.objective.contrastive import infonce_loss
 from ripe.objective.localisation import localisation_errors
 from ripe.objective.repeatability import repeatability_loss
 from ripe.objective.sampling import PolicyOutput
-from ripe.training.config import ObjectiveConfig
+from ripe.recipe.config import ObjectiveConfig
 
 
 def repeatability(

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from ripe.recipe.config import TrainConfig, ValidationConfig
 from ripe.training.comparison import write_report
-from ripe.training.config import TrainConfig, ValidationConfig
 from ripe.training.engine import Engine
 from ripe.training.hooks import Display
 from ripe.training.loop import Result, train

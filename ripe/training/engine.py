@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ripe.training.config import Precision, TrainConfig
+from ripe.recipe.config import Precision, TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

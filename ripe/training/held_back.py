@@ -23,7 +23,7 @@ from ripe.evaluation.protocol import Protocol, Resizing
 from ripe.files import replacing
 from ripe.geometry.homography import apply_homography
 from ripe.images import as_rgb, fit_long_side, resize
-from ripe.training.config import WarpConfig
+from ripe.recipe.config import WarpConfig
 
 VIEW_SIZE = 320
 PHOTO_SIDE = 1024

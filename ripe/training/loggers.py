@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ripe.files import replacing
-from ripe.training.config import TrainConfig
+from ripe.recipe.config import TrainConfig
 from ripe.training.hooks import Logger
 
 CSV = "log.csv"

@@ -17,8 +17,8 @@ from ripe.data.pairs import PairBatch
 from ripe.drawing import save_picture
 from ripe.objective.tally import Tally
 from ripe.pretrained import save_weights
+from ripe.recipe.config import TrainConfig, flat_settings
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
-from ripe.training.config import TrainConfig, flat_settings
 from ripe.training.engine import Engine
 from ripe.training.hooks import Display, Logger, RunStoppedError, Validator, Watch
 from ripe.training.loggers import open_loggers

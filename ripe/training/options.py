@@ -5,7 +5,7 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
-from ripe.training.config import TrainConfig
+from ripe.recipe.config import TrainConfig
 
 
 class Option(NamedTuple):

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ripe.training.config import TrainConfig, unknown_setting
+from ripe.recipe.config import TrainConfig, unknown_setting
 
 CONF = "ripe.conf"
 DEFAULT_PRESET = "compact"

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from ripe.training.config import TrainConfig
+from ripe.recipe.config import TrainConfig
 
 SHOWN = {
     "loss/total": "loss",

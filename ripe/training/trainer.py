@@ -19,8 +19,8 @@ from ripe.model import RIPE
 from ripe.objective.loss import Totals, compute_loss, count_totals
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
+from ripe.recipe.config import ModelConfig, OptimizerConfig, TrainConfig
 from ripe.training.batchnorm import join_batchnorm
-from ripe.training.config import ModelConfig, OptimizerConfig, TrainConfig
 from ripe.training.engine import Engine
 from ripe.training.initial import load_imagenet_encoder, load_initial
 

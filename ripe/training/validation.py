@@ -37,8 +37,8 @@ from ripe.matching import match
 from ripe.model import RIPE
 from ripe.objective.inliers import hardly_moves
 from ripe.pretrained import weights_hash
+from ripe.recipe.config import DataConfig, WarpConfig
 from ripe.training import held_back
-from ripe.training.config import DataConfig, WarpConfig
 
 SCORE = "score"
 REPEATABILITY_AT = 3  # pixels

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ripe.training.config import WatchConfig
+from ripe.recipe.config import WatchConfig
 from ripe.training.validation import SCORE
 
 INLIER_RATIO = "inlier_ratio/"

@@ -1,0 +1,1 @@
+"""What a training run is told: its settings, and which of them move while it goes on."""
