@@ -23,8 +23,8 @@ import torch
 from plain_vgg import PlainVgg
 from skimage import data
 
-from ripe.architectures import build
 from ripe.model import RIPE
+from ripe.pretrained import build
 
 KEYPOINTS = 2048
 SMALL, LARGE = (480, 640), (1200, 1600)

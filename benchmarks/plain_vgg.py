@@ -1,7 +1,7 @@
 """The published network written down plainly: what `ripe`'s way of running it is measured against.
 
 Whole maps in PyTorch's default memory layout, batch normalisation as a layer of its own, one image per call. It takes
-the weights of `ripe.networks.vgg.build_vgg_hyper()` by the same names.
+the weights of `ripe.pretrained.build_vgg_hyper()` by the same names.
 """
 
 import torch

@@ -20,7 +20,7 @@ from torch import Tensor
 from ripe.data.warps import perspective, render, similarity
 from ripe.drawing import draw_matches, save_picture
 from ripe.evaluation.baselines import baseline
-from ripe.evaluation.extractors import Describer, describer
+from ripe.extractors import Describer, describer
 from ripe.geometry.homography import apply_homography, mean_transfer_error, outer_corners
 from ripe.geometry.robust import estimate_geometry
 from ripe.images import EXTENSIONS, as_rgb

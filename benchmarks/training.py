@@ -33,13 +33,13 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from ripe.architectures import build
 from ripe.data.pairs import PairBatch, ScenePairs, collate
 from ripe.evaluation import environment
 from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy, PolicyOutput
+from ripe.pretrained import build
 from ripe.recipe.config import DataConfig, ObjectiveConfig
 from ripe.training.presets import compose
 

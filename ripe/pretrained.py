@@ -1,4 +1,4 @@
-"""Trained weights: which there are, where they come from, and how they are loaded and saved.
+"""The networks by name: how each is built, which trained weights there are, and how weights are loaded and saved.
 
 Our own files are safetensors whose metadata name the architecture, its options and the detector's settings. A PyTorch
 state dict is taken for one of the published network; it is read with `weights_only=True`, so that it cannot run code.
@@ -7,25 +7,29 @@ state dict is taken for one of the published network; it is read with `weights_o
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from ripe.architectures import build
 from ripe.detection import DetectionSettings
 from ripe.download import cache_dir, fetch, sha256_of, verify
 from ripe.files import replacing
 from ripe.model import RIPE
+from ripe.networks.compact import CompactNet
+from ripe.networks.descriptors import ProjectedColumn
+from ripe.networks.vgg import Interpolation, VggNet, descriptor_head
 
 COMPACT_SHA256 = "3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f"
 RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
+COMPACT_HIDDEN = 256
+COMPACT_DIM = 128
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 logger = logging.getLogger(__name__)
@@ -58,6 +62,42 @@ MODELS = {
         "the published network (ICCV 2025), fetched at first use", "academic, non-commercial", RELEASE_URL
     ),
 }
+
+
+def build_compact() -> RIPE:
+    """The compact network: fast without a GPU, 128-d descriptors, sub-pixel keypoints."""
+    detection = DetectionSettings(threshold=-6.0, nms_radius=2, border=4, subpixel=True)
+    descriptor = ProjectedColumn(CompactNet.channels, COMPACT_HIDDEN, COMPACT_DIM)
+    return RIPE("compact", CompactNet(), descriptor, detection)
+
+
+def build_vgg_hyper(
+    desc_shares: Sequence[int] | None = None,
+    descriptor_dim: int | None = 256,
+    interpolation: Interpolation = "hypercolumn",
+    normalise_input: bool | Literal["imagenet"] = True,
+) -> RIPE:
+    """The published network; `ripe.networks.vgg` says what the options are.
+
+    Raises:
+        ValueError: the options do not go together.
+    """
+    descriptor = descriptor_head(desc_shares, descriptor_dim, interpolation)
+    return RIPE("vgg_hyper", VggNet(normalise_input), descriptor, DetectionSettings(threshold=0.5))
+
+
+ARCHITECTURES: dict[str, Callable[..., RIPE]] = {"compact": build_compact, "vgg_hyper": build_vgg_hyper}
+
+
+def build(name: str, **options: Any) -> RIPE:
+    """A model of the architecture `name` with random weights.
+
+    Raises:
+        ValueError: there is no such architecture; the message lists those that there are.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name](**options)
 
 
 def load(

@@ -8,7 +8,7 @@ import skimage.data
 import torch
 
 import ripe
-from ripe.architectures import build
+from ripe.pretrained import build
 
 ASSETS = Path(ripe.__file__).parent / "assets"
 

@@ -27,9 +27,8 @@ from made_sets import (
 
 from ripe.data.catalogue import SOURCES, locate
 from ripe.evaluation.benchmarks import BENCHMARKS, annotated, hpatches, imw2020, megadepth1500
-from ripe.evaluation.extractors import _resize_blurred, resized
 from ripe.evaluation.pair_sets import PairSet
-from ripe.evaluation.protocol import Resizing
+from ripe.extractors import Resizing, _resize_blurred, resized
 from ripe.images import as_rgb
 
 READERS = {

@@ -11,19 +11,18 @@ import torch
 from made_sets import SIZE0, SIZE1, write_annotated, write_hpatches, write_imw, write_megadepth
 from PIL import Image
 
-from ripe.architectures import build
 from ripe.evaluation import predictions
 from ripe.evaluation.baselines import BASELINES, LEARNED, baseline, baseline_extractor
 from ripe.evaluation.benchmarks import BENCHMARKS
 from ripe.evaluation.benchmarks.annotated import PROTOCOLS
-from ripe.evaluation.extractors import model_extractor
 from ripe.evaluation.pair_sets import MatchedPair, PairSet, PosePair
 from ripe.evaluation.predictions import Candidate
-from ripe.evaluation.protocol import Resizing
 from ripe.evaluation.scoring import score_pairs
+from ripe.extractors import Resizing, model_extractor
 from ripe.features import Features
 from ripe.images import as_rgb
 from ripe.matching import match, mutual_nearest_neighbours
+from ripe.pretrained import build
 
 
 @pytest.fixture(scope="module")

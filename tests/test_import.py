@@ -1,5 +1,7 @@
-"""What `import ripe` brings along, and what it does not."""
+"""What `import ripe` brings along, what it does not, and which module may import which."""
 
+import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,15 @@ OPTIONAL = (
     "torchvision",
     "wandb",
 )
+# The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
+ORDER = """
+    files features settings
+    images geometry detection matching download drawing storage two_views
+    networks inference model pretrained extractors integrations utils
+    recipe data objective
+    reconstruction evaluation training
+    demo cli train
+"""
 USE_EVERY_NAME = "import ripe; [getattr(ripe, name) for name in ripe.__all__]"
 
 
@@ -65,6 +76,42 @@ for module in pkgutil.walk_packages(ripe.__path__, "ripe."):
 def test_importing_the_package_loads_neither_pytorch_nor_numpy() -> None:
     code = "import ripe, sys; print(*({'torch', 'numpy', 'cv2', 'PIL', 'h5py'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def imports() -> dict[str, set[str]]:
+    """What each module of the package imports of it: at its top, in functions, and for types alone."""
+    root = Path(ripe.__file__).parent
+    paths = {".".join(("ripe", *path.relative_to(root).with_suffix("").parts)): path for path in root.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    found: dict[str, set[str]] = {name: set() for name in modules if name != "ripe"}  # that one names what is public
+    for name in found:
+        for node in ast.walk(ast.parse(modules[name].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "ripe":
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= {each if each in modules else node.module for each in whole} - {name, "ripe"}
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{name}: imports are written in full"
+    return found
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    graphlib.TopologicalSorter(imports()).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_import_runs_up() -> None:
+    order = ORDER.split()
+
+    def place(module: str) -> int:
+        part = module.split(".")[1]
+        assert part in order, f"{module}: say in ORDER where ripe.{part} stands"
+        return order.index(part)
+
+    upwards = [
+        f"{module} imports {other}"
+        for module, found in imports().items()
+        for other in found
+        if place(other) > place(module)
+    ]
+    assert upwards == []
 
 
 def test_every_public_name_is_there() -> None:

@@ -9,8 +9,7 @@ from test_pretrained import Server, server  # noqa: F401 (a fixture)
 from torch import nn
 
 import ripe
-from ripe.architectures import build
-from ripe.pretrained import weights_hash
+from ripe.pretrained import build, weights_hash
 from ripe.training import initial
 from ripe.training.initial import load_imagenet_encoder, load_initial
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ripe.architectures import build
 from ripe.data.pairs import PairBatch, ScenePairs, collate
 from ripe.objective.inliers import fit_epipolar
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy, PolicyOutput
+from ripe.pretrained import build
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import plain_objective

@@ -15,7 +15,7 @@ import torch
 
 import ripe
 from ripe import download, pretrained
-from ripe.architectures import build
+from ripe.pretrained import build
 
 CONTENT = bytes(range(256)) * 5000
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ripe import vgg_hyper
-from ripe.architectures import build
 from ripe.images import as_rgb
+from ripe.pretrained import build
 from ripe.utils.utils import cv2_matches_from_kornia, resize_image, to_cv_kpts
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ripe.architectures import build
+from ripe.pretrained import build
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

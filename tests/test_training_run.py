@@ -21,12 +21,11 @@ import torch
 from safetensors.torch import load_file
 
 import ripe
-from ripe.data.feed import Feed, pair_numbers
+from ripe.data.feed import Feed, RunStoppedError, pair_numbers
 from ripe.model import RIPE
 from ripe.recipe.config import DataConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, WarpConfig
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training.engine import layout
-from ripe.training.hooks import RunStoppedError
 from ripe.training.loggers import FIGURES
 from ripe.training.loop import train
 from ripe.training.trainer import Trainer

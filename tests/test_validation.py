@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ripe
-from ripe.architectures import build
 from ripe.data.pairs import PairBatch, split_own
 from ripe.evaluation.baselines import baseline
 from ripe.evaluation.metrics import area_under_recall
@@ -30,6 +29,7 @@ from ripe.networks.dense import DescriptorHead
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
+from ripe.pretrained import build
 from ripe.recipe.config import DataConfig, ObjectiveConfig, WarpConfig
 from ripe.training.comparison import Difference, difference, write_report
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs

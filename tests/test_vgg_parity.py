@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from ripe.detection import DetectionSettings, detect
 from ripe.model import RIPE
-from ripe.networks.vgg import build_vgg_hyper
+from ripe.pretrained import build_vgg_hyper
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = np.load(DATA / "reference_outputs.npz")

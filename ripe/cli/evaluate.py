@@ -157,8 +157,8 @@ def _candidates(
 
 def _model_candidate(name: str, model: RIPE, protocol: Protocol, arguments: argparse.Namespace) -> Candidate:
     from ripe.evaluation import environment
-    from ripe.evaluation.extractors import describer
     from ripe.evaluation.predictions import Candidate
+    from ripe.extractors import describer
     from ripe.pretrained import MODELS, weights_hash
 
     published = protocol.published_threshold if model.name == "vgg_hyper" else None

@@ -152,7 +152,7 @@ def _pair_chooser(arguments: argparse.Namespace) -> ChoosePairs:
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
     from ripe.evaluation.baselines import baseline_extractor
-    from ripe.evaluation.extractors import model_extractor
+    from ripe.extractors import model_extractor
     from ripe.pretrained import MODELS, weights_hash
     from ripe.reconstruction.pipeline import Source
 

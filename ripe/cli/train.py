@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.show:
         print(json.dumps(config.to_dict(), indent=1))
         return 0
+    from ripe.data.feed import RunStoppedError
     from ripe.training.command import run as run_training
-    from ripe.training.hooks import RunStoppedError
     from ripe.training.progress import Progress
 
     progress = Progress(config)

@@ -11,11 +11,14 @@ from torch.utils.data import DataLoader
 
 from ripe.data.pairs import PairBatch, ScenePairs, collate, start_workers
 from ripe.recipe.config import TrainConfig
-from ripe.training.hooks import RunStoppedError
 
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3
+
+
+class RunStoppedError(Exception):
+    """A run cannot go on; the message says why and what to do about it."""
 
 
 def pair_numbers(config: TrainConfig, step: int, rank: int, processes: int) -> range:

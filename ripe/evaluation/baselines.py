@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.evaluation.extractors import Describer, Extractor, from_file
-from ripe.evaluation.protocol import Resizing
+from ripe.extractors import Describer, Extractor, Resizing, from_file
 from ripe.features import Features
 
 Detected = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ripe.drawing import draw_matches, save_picture
-from ripe.evaluation.extractors import resized
 from ripe.evaluation.pair_sets import MatchedPair
 from ripe.evaluation.report import Result, SetReport
 from ripe.evaluation.scoring import correct_matches
+from ripe.extractors import resized
 from ripe.files import replacing
 from ripe.images import as_rgb
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.evaluation.extractors import Describer, resized, to_original
 from ripe.evaluation.pair_sets import AnnotatedPair, MatchedPair, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
+from ripe.extractors import Describer, resized, to_original
 from ripe.images import as_rgb
 from ripe.reconstruction.matches import SETTINGS, match_pairs
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, read_matches

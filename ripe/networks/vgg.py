@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ripe.detection import DetectionSettings
-from ripe.model import RIPE
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.descriptors import HyperColumn, LastMapColumn, SharedColumn
 from ripe.networks.streaming import RowDelay, RowStream, RowWriter, resized_rows, strips
@@ -200,31 +198,21 @@ def _upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
-def build_vgg_hyper(
+def descriptor_head(
     desc_shares: Sequence[int] | None = None,
     descriptor_dim: int | None = 256,
     interpolation: Interpolation = "hypercolumn",
-    normalise_input: bool | Literal["imagenet"] = True,
-) -> RIPE:
-    """The published network with random weights.
+) -> DescriptorHead:
+    """What makes descriptors of the network's maps.
 
     Args:
         desc_shares: reduce each of the four maps' samples on its own, to these lengths, `descriptor_dim` together.
         descriptor_dim: length of the descriptors; None leaves the samples as they are.
         interpolation: "hypercolumn" samples all maps, "interpolate_sparse2D" the coarsest one, bicubically.
-        normalise_input: see `VggNet`.
 
     Raises:
         ValueError: the options do not go together.
     """
-    network = VggNet(normalise_input)
-    descriptor = _descriptor_head(desc_shares, descriptor_dim, interpolation)
-    return RIPE("vgg_hyper", network, descriptor, DetectionSettings(threshold=0.5))
-
-
-def _descriptor_head(
-    desc_shares: Sequence[int] | None, descriptor_dim: int | None, interpolation: Interpolation
-) -> DescriptorHead:
     sparse = interpolation == "interpolate_sparse2D"
     if interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation is {interpolation!r}; give one of {', '.join(get_args(Interpolation))}")

@@ -1,13 +1,11 @@
 """Rewards: what a match is worth, and which cells of a pair take part."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-RewardType = Literal["inlier", "inlier_ratio", "inlier+inlier_ratio"]
-PaddingMode = Literal["ignore", "punish"]
+from ripe.recipe.config import RewardType
 
 
 @dataclass(frozen=True)

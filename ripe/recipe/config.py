@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from ripe.architectures import ARCHITECTURES
-from ripe.objective.rewards import PaddingMode, RewardType
+from ripe.pretrained import ARCHITECTURES
 from ripe.settings import build, plain, refuse
 
 # The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
 SET_NAMES = ("megadepth", "tokyo", "acdc", "own")
 
+RewardType = Literal["inlier", "inlier_ratio", "inlier+inlier_ratio"]
+PaddingMode = Literal["ignore", "punish"]
 ViewKind = Literal["crop", "letterbox"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
@@ -165,7 +166,7 @@ class ModelConfig:
                 raise ValueError(f"model.{unused[0]}: only vgg_hyper has this setting, model.name is {self.name}")
 
     def options(self) -> dict[str, Any]:
-        """What `ripe.architectures.build` is given beside the name."""
+        """What `ripe.pretrained.build` is given beside the name."""
         if self.name != "vgg_hyper":
             return {}
         return {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ripe.evaluation.extractors import Extractor
+from ripe.extractors import Extractor
 from ripe.integrations import colmap
 from ripe.reconstruction import matches
 from ripe.reconstruction.pairs import Pair

@@ -19,7 +19,8 @@ from ripe.data.warps import photometric, self_pair
 from ripe.drawing import save_picture
 from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_pairs
 from ripe.evaluation.pair_sets import PairSet
-from ripe.evaluation.protocol import Protocol, Resizing
+from ripe.evaluation.protocol import Protocol
+from ripe.extractors import Resizing
 from ripe.files import replacing
 from ripe.geometry.homography import apply_homography
 from ripe.images import as_rgb, fit_long_side, resize

@@ -3,13 +3,12 @@
 import csv
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ripe.files import replacing
 from ripe.recipe.config import TrainConfig
-from ripe.training.hooks import Logger
 
 CSV = "log.csv"
 
@@ -42,6 +41,19 @@ FIGURES = {
     "time/backward": "seconds in the gradient",
     "time/update": "seconds in clipping, AdamW and the moving average",
 }
+
+
+class Logger(Protocol):
+    """Notes figures somewhere."""
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Note the figures of a step."""
+
+    def picture(self, step: int, picture: np.ndarray, path: Path) -> None:
+        """Note an H×W×3 uint8 RGB picture, which is in the file `path` as well."""
+
+    def close(self) -> None:
+        """Nothing will follow."""
 
 
 class CsvLogger:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ripe.data.feed import Feed
+from ripe.data.feed import Feed, RunStoppedError
 from ripe.data.pairs import PairBatch
 from ripe.drawing import save_picture
 from ripe.objective.tally import Tally
@@ -20,10 +20,12 @@ from ripe.pretrained import save_weights
 from ripe.recipe.config import TrainConfig, flat_settings
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training.engine import Engine
-from ripe.training.hooks import Display, Logger, RunStoppedError, Validator, Watch
-from ripe.training.loggers import open_loggers
+from ripe.training.loggers import Logger, open_loggers
 from ripe.training.pictures import match_picture
+from ripe.training.progress import Progress
 from ripe.training.trainer import Trainer
+from ripe.training.validation import Validation
+from ripe.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +64,9 @@ def train(
     config: TrainConfig,
     *,
     engine: Engine | None = None,
-    validator: Validator | None = None,
+    validator: Validation | None = None,
     watch: Watch | None = None,
-    display: Display | None = None,
+    display: Progress | None = None,
 ) -> Result:
     """Run a training to its end, to its wall-clock budget, to a SIGTERM or SIGINT, or until `watch` ends it.
 
@@ -120,9 +122,9 @@ class _Run:
         self,
         config: TrainConfig,
         trainer: Trainer,
-        validator: Validator | None,
+        validator: Validation | None,
         watch: Watch | None,
-        display: Display | None,
+        display: Progress | None,
     ) -> None:
         self.config, self.trainer = config, trainer
         self.folder = config.folder

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ripe.architectures import build
 from ripe.data.feed import pair_numbers
 from ripe.data.pairs import PairBatch
 from ripe.model import RIPE
 from ripe.objective.loss import Totals, compute_loss, count_totals
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
+from ripe.pretrained import build
 from ripe.recipe.config import ModelConfig, OptimizerConfig, TrainConfig
 from ripe.training.batchnorm import join_batchnorm
 from ripe.training.engine import Engine

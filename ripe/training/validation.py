@@ -24,12 +24,12 @@ from ripe.evaluation import environment, predictions, protocol
 from ripe.evaluation.baselines import baseline
 from ripe.evaluation.benchmarks import BENCHMARKS
 from ripe.evaluation.detectors import THRESHOLDS, score_detector
-from ripe.evaluation.extractors import Describer, describer, resized
 from ripe.evaluation.metrics import area_under_recall
 from ripe.evaluation.pair_sets import MatchedPair, PairSet
 from ripe.evaluation.predictions import Candidate
 from ripe.evaluation.report import Result, summarise
 from ripe.evaluation.scoring import correct_matches, score_pairs
+from ripe.extractors import Describer, Resizing, describer, resized
 from ripe.features import Features
 from ripe.geometry.robust import estimate_geometry
 from ripe.images import as_rgb
@@ -42,7 +42,7 @@ from ripe.training import held_back
 
 SCORE = "score"
 REPEATABILITY_AT = 3  # pixels
-REAL_RESIZING = protocol.Resizing("long", 640, enlarge=False)
+REAL_RESIZING = Resizing("long", 640, enlarge=False)
 
 Rival = Callable[[protocol.Protocol], Candidate]
 """Makes an extractor for a protocol: with its number of keypoints, and its threshold for the published network."""
@@ -193,7 +193,7 @@ class EpipolarAgreement:
     """
 
     pairs: Sequence[tuple[Path, Path]]
-    resizing: protocol.Resizing = REAL_RESIZING
+    resizing: Resizing = REAL_RESIZING
     max_error: float = 1.5
     min_motion: float = 8.0
     fewest_inliers: int = 15  # COLMAP's
@@ -249,7 +249,7 @@ class EpipolarAgreement:
 
 
 class Validation:
-    """A validator of the training loop (see `ripe.training.hooks`): the mean of some measures."""
+    """A validator of the training loop: the mean of some measures."""
 
     main = SCORE
 

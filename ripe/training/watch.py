@@ -22,7 +22,7 @@ SMALLEST_FALL = 2.0
 
 @dataclass
 class Watch:
-    """A watch of the training loop (see `ripe.training.hooks`), called after every validation.
+    """A watch of the training loop, called after every validation.
 
     Attributes:
         config: when to end a run.

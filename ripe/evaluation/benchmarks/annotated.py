@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ripe.evaluation.pair_sets import AnnotatedPair, HomographyPair, Kind, PairSet, PosePair, Size
-from ripe.evaluation.protocol import Protocol, Resizing
+from ripe.evaluation.protocol import Protocol
+from ripe.extractors import Resizing
 
 PAIRS_FILE = "pairs.json"
 PROTOCOLS: dict[Kind, Protocol] = {

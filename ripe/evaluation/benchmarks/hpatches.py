@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ripe.evaluation.pair_sets import HomographyPair, PairSet
-from ripe.evaluation.protocol import Protocol, Resizing
+from ripe.evaluation.protocol import Protocol
+from ripe.extractors import Resizing
 from ripe.geometry.homography import apply_homography, homography_from_corner_origin, outer_corners
 
 # Left out since D2-Net's evaluation, as their photos are too large for some networks.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair, Size
-from ripe.evaluation.protocol import Protocol, Resizing
+from ripe.evaluation.protocol import Protocol
+from ripe.extractors import Resizing
 from ripe.geometry.homography import intrinsics_from_corner_origin
 
 PROTOCOL = Protocol(

@@ -1,13 +1,14 @@
-"""What is evaluated: functions from an image, or from a photo's file, to features."""
+"""What gives features: functions from an image, or from a photo's file, and how photos are resized for them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ripe.evaluation.protocol import Resizing
 from ripe.features import Features
 from ripe.images import as_rgb, rescale_keypoints, resize
 from ripe.model import RIPE
@@ -17,6 +18,38 @@ Describer = Callable[[Tensor], Features]
 
 Extractor = Callable[[Path], Features]
 """Gives a photo's features; keypoints are in pixels of the stored photo."""
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """What is done to a photo before an extractor sees it.
+
+    Attributes:
+        side: which side is brought to `pixels`; the other follows, rounded down as in Glue Factory.
+        pixels: length of that side.
+        enlarge: whether smaller photos are enlarged, too.
+        blur: shrink by a Gaussian blur and bilinear sampling, as kornia and so Glue Factory do, instead of by PyTorch's
+            antialiased interpolation.
+    """
+
+    side: Literal["long", "short"]
+    pixels: int
+    enlarge: bool
+    blur: bool = False
+
+    def apply(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of a resized photo of (width, height) `size`."""
+        given = max(size) if self.side == "long" else min(size)
+        if given <= self.pixels and not self.enlarge:
+            return size
+        # Glue Factory's own expressions: others of the same value round differently for some sizes.
+        ratio = size[0] / size[1]
+        if (self.side == "short") != (ratio < 1):
+            return max(1, int(self.pixels * ratio)), self.pixels
+        return self.pixels, max(1, int(self.pixels / ratio))
+
+    def __str__(self) -> str:
+        return f"{self.side} side {'' if self.enlarge else 'at most '}{self.pixels} px"
 
 
 def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> Describer:
