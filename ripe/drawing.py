@@ -5,9 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
+from ripe import checks
 from ripe.files import replacing
 from ripe.images import rescale_keypoints, resize
 
@@ -15,6 +17,7 @@ MAX_WIDTH = 1920
 GAP = 8
 GREEN = (40, 220, 80)
 RED = (230, 60, 50)
+FAR = 2**20  # pixels; what lies farther out is drawn from there, as OpenCV's positions are 32-bit numbers
 SHIFT = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
 LINE_OPACITY = 0.4  # so that the photos can be seen behind hundreds of lines
 
@@ -36,9 +39,15 @@ def draw_matches(
 
     Returns:
         H×W×3 uint8 RGB picture, W ≤ `max_width`.
+
+    Raises:
+        ValueError: the points are not two equally long lists of finite (x, y), or `wrong` is of another length.
     """
+    count = len(checks.matched_points(*points)[0])
+    red = np.zeros(count, dtype=bool) if wrong is None else wrong.cpu().numpy().astype(bool)
+    if len(red) != count:
+        raise ValueError(f"wrong has {len(red)} elements for {count} matches")
     canvas, places = _lay_out(images, points, max_width)
-    red = np.zeros(len(places[0]), dtype=bool) if wrong is None else wrong.cpu().numpy()
     for chosen, colour in ((red, RED), (~red, GREEN)):
         if chosen.any():
             _draw_lines(canvas, places[0][chosen], places[1][chosen], colour)
@@ -92,7 +101,7 @@ def _lay_out(images: Sequence[Tensor], points: Sequence[Tensor], max_width: int)
         size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[2] * scale)))
         panels.append(image if scale == 1.0 else resize(image, size))
     places = [
-        rescale_keypoints(p.detach().cpu().double(), _size(image), _size(panel)).numpy()
+        rescale_keypoints(torch.from_numpy(checks.points(p, "points")), _size(image), _size(panel)).numpy()
         for p, image, panel in zip(points, images, panels, strict=True)
     ]
     places[1] = places[1] + (panels[0].shape[2] + GAP, 0)
@@ -126,4 +135,4 @@ def _draw_circles(canvas: np.ndarray, centres: list[list[int]], colour: tuple[in
 
 
 def _fixed_point(points: np.ndarray) -> list[list[int]]:
-    return np.round(points * 2**SHIFT).astype(int).tolist()
+    return np.round(points.clip(-FAR, FAR) * 2**SHIFT).astype(int).tolist()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ripe import checks
 from ripe.features import Features, Matches
 
 
@@ -16,7 +17,11 @@ def mutual_nearest_neighbours(descriptors0: Tensor, descriptors1: Tensor) -> tup
     Returns:
         K×2 int64 indices, ordered by the first column, and their K cosine similarities. Of several equally near
         neighbours the first counts.
+
+    Raises:
+        ValueError: they cannot be compared: D, type or device differ.
     """
+    _check_comparable(descriptors0, descriptors1)
     if len(descriptors0) == 0 or len(descriptors1) == 0:
         return descriptors0.new_zeros((0, 2), dtype=torch.int64), descriptors0.new_zeros(0)
     similarity = descriptors0 @ descriptors1.T
@@ -36,13 +41,25 @@ def match(features0: Features, features1: Features, *, min_similarity: float = -
         min_similarity: drop matches with a lower cosine similarity (−1..1).
 
     Raises:
-        ValueError: the descriptors' lengths differ, as those of two different models do.
+        ValueError: these are not the features of two images, hold NaN, or cannot be compared, as descriptors of two
+            models cannot.
     """
-    if features0.descriptors.shape[1] != features1.descriptors.shape[1]:
-        raise ValueError(
-            f"descriptors of {features0.descriptors.shape[1]} and {features1.descriptors.shape[1]} numbers cannot be "
-            "matched; extract both images with the same model"
-        )
+    checks.features(features0, "features0")
+    checks.features(features1, "features1")
+    if not -1 <= min_similarity <= 1:
+        raise ValueError(f"min_similarity is {min_similarity}; it must be in −1..1, a cosine")
     indices, scores = mutual_nearest_neighbours(features0.descriptors, features1.descriptors)
     kept = scores >= min_similarity
     return Matches(indices[kept], scores[kept])
+
+
+def _check_comparable(descriptors0: Tensor, descriptors1: Tensor) -> None:
+    if descriptors0.shape[1] != descriptors1.shape[1]:
+        raise ValueError(
+            f"descriptors of {descriptors0.shape[1]} and {descriptors1.shape[1]} numbers cannot be matched; extract "
+            "both images with the same model"
+        )
+    for name in ("device", "dtype"):
+        kinds = getattr(descriptors0, name), getattr(descriptors1, name)
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"descriptors of {name} {kinds[0]} and {kinds[1]} cannot be matched; use `Features.to`")

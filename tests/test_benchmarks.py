@@ -253,7 +253,7 @@ def test_bad_annotations_are_named(tmp_path, message):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"K0": [[0] * 3] * 3}, "camera matrices"), ({"T_0to1": [[0] * 4] * 4}, "no translation"), ({"K1": 3}, "`K1`")],
+    [({"K0": [[0] * 3] * 3}, "`K0` has focal"), ({"T_0to1": [[0] * 4] * 4}, "no translation"), ({"K1": 3}, "`K1`")],
 )
 def test_bad_cameras_are_named(tmp_path, change, message):
     folder = write_annotated(tmp_path) / "pose"

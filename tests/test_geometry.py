@@ -114,12 +114,12 @@ def test_relative_pose_is_seeded(scene):
     assert torch.equal(first.translation, second.translation)
 
 
-def test_no_pose_from_too_few_or_impossible_matches(scene):
+def test_no_pose_from_too_few_or_degenerate_matches(scene):
     _, _, points0, points1 = scene
     assert estimate_relative_pose(points0[:4], points1[:4], K0, K1, max_epipolar_error=1.0) is None
     assert estimate_relative_pose(points0[:0], points1[:0], K0, K1, max_epipolar_error=1.0) is None
-    nowhere = torch.full_like(points0, math.nan)
-    assert estimate_relative_pose(nowhere, nowhere, K0, K1, max_epipolar_error=1.0, max_iterations=50) is None
+    one = points0[:1].expand(200, 2)
+    assert estimate_relative_pose(one, one, K0, K1, max_epipolar_error=1.0, max_iterations=50) is None
 
 
 def test_a_turning_camera_is_a_homography():

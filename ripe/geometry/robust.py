@@ -1,6 +1,8 @@
 """Robust estimation by PoseLib: fundamental matrices, homographies and relative poses from matches with outliers.
 
-Every function takes K×2 (x, y) points of both images in pixels and is seeded, so equal input gives equal output.
+Every function takes K×2 (x, y) points of both images in pixels, as tensors or NumPy arrays, and is seeded, so equal
+input gives equal output. What PoseLib would read beyond, such as lists of unequal lengths, is a `ValueError`
+(`ripe.checks`).
 """
 
 from typing import Any, Literal
@@ -10,16 +12,18 @@ import poselib
 import torch
 from torch import Tensor
 
+from ripe import checks
 from ripe.features import TwoViewGeometry
 from ripe.geometry.pose import RelativePose
 
-MIN_MATCHES = {"fundamental": 8, "homography": 4, "pose": 5}
+MIN_MATCHES = {"fundamental": 8, "homography": 4}
+MIN_MATCHES_OF_POSE = 5
 
 
 def estimate_geometry(
     kind: Literal["fundamental", "homography"],
-    points0: Tensor,
-    points1: Tensor,
+    points0: Tensor | np.ndarray,
+    points1: Tensor | np.ndarray,
     *,
     max_error: float,
     max_iterations: int = 10_000,
@@ -39,17 +43,24 @@ def estimate_geometry(
 
     Returns:
         The model and its inliers; no model where there are too few matches or the fit fails.
+
+    Raises:
+        ValueError: the kind is unknown, the points are not two equally long lists of finite (x, y), or a number is out
+            of its range.
     """
-    count = len(points0)
+    if kind not in MIN_MATCHES:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(MIN_MATCHES)}")
+    matched = checks.matched_points(points0, points1)
+    max_error = checks.positive(max_error, "max_error")
+    options = _ransac_options(max_iterations, min_iterations, seed)
+    count = len(matched[0])
     if count < MIN_MATCHES[kind]:
         return TwoViewGeometry.failed(count)
-    options: dict[str, Any] = {"max_iterations": max_iterations, "seed": seed}
-    options["min_iterations"] = min(min_iterations, max_iterations)
     if kind == "fundamental":
         estimate, options["max_epipolar_error"] = poselib.estimate_fundamental, max_error
     else:
         estimate, options["max_reproj_error"] = poselib.estimate_homography, max_error
-    model, info = estimate(_as_array(points0), _as_array(points1), options, {})
+    model, info = estimate(*matched, options, {})
     inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
     if model is None or not np.isfinite(model).all() or not inliers.any():
         return TwoViewGeometry.failed(count)
@@ -57,10 +68,10 @@ def estimate_geometry(
 
 
 def estimate_relative_pose(
-    points0: Tensor,
-    points1: Tensor,
-    intrinsics0: Tensor,
-    intrinsics1: Tensor,
+    points0: Tensor | np.ndarray,
+    points1: Tensor | np.ndarray,
+    intrinsics0: Tensor | np.ndarray,
+    intrinsics1: Tensor | np.ndarray,
     *,
     max_epipolar_error: float,
     max_iterations: int = 10_000,
@@ -81,13 +92,18 @@ def estimate_relative_pose(
 
     Returns:
         The pose, its translation of length 1; None where there are too few matches or the fit fails.
+
+    Raises:
+        ValueError: the points are not two equally long lists of finite (x, y), a camera matrix is none, or a number is
+            out of its range.
     """
-    if len(points0) < MIN_MATCHES["pose"]:
+    matched = checks.matched_points(points0, points1)
+    cameras = _as_camera(intrinsics0, "intrinsics0"), _as_camera(intrinsics1, "intrinsics1")
+    options = _ransac_options(max_iterations, min_iterations, seed)
+    options["max_epipolar_error"] = checks.positive(max_epipolar_error, "max_epipolar_error")
+    if len(matched[0]) < MIN_MATCHES_OF_POSE:
         return None
-    options = {"max_iterations": max_iterations, "max_epipolar_error": max_epipolar_error, "seed": seed}
-    options["min_iterations"] = min(min_iterations, max_iterations)
-    cameras = _as_camera(intrinsics0), _as_camera(intrinsics1)
-    pose, info = poselib.estimate_relative_pose(_as_array(points0), _as_array(points1), *cameras, options, {})
+    pose, info = poselib.estimate_relative_pose(*matched, *cameras, options, {})
     inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
     rotation, translation = torch.tensor(pose.R), torch.tensor(pose.t)
     length = torch.linalg.vector_norm(translation)
@@ -96,12 +112,15 @@ def estimate_relative_pose(
     return RelativePose(rotation, translation / length, inliers)
 
 
-def _as_camera(intrinsics: Tensor) -> dict[str, Any]:
-    matrix = _as_array(intrinsics)
+def _ransac_options(max_iterations: int, min_iterations: int, seed: int) -> dict[str, Any]:
+    most = checks.whole_number(max_iterations, "max_iterations", least=1)
+    least = checks.whole_number(min_iterations, "min_iterations", least=0)
+    seed = checks.whole_number(seed, "seed", least=0, most=checks.LARGEST_SEED)
+    return {"max_iterations": most, "min_iterations": min(least, most), "seed": seed}
+
+
+def _as_camera(intrinsics: Tensor | np.ndarray, name: str) -> dict[str, Any]:
+    matrix = checks.camera_matrix(intrinsics, name)
     # PoseLib asks for a size but does not use it: a pinhole camera has no need of one.
     parameters = [matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]
     return {"model": "PINHOLE", "width": 0, "height": 0, "params": parameters}
-
-
-def _as_array(points: Tensor) -> np.ndarray:
-    return points.detach().cpu().double().numpy()

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image
 
+from ripe import checks
 from ripe.features import Features
+from ripe.files import replacing
 
 if TYPE_CHECKING:
     import pycolmap
@@ -72,23 +74,32 @@ def write_database(
 
     Returns:
         The images that COLMAP cannot read; they and their matches are left out.
+
+    Raises:
+        ValueError: features or matches of an image are none that belong together, such as indices beyond its keypoints;
+            COLMAP would read beyond its arrays.
     """
+    for name, found in features.items():
+        checks.features(found, f"{name}: what was extracted")
     pycolmap = import_pycolmap()
-    for old in database.parent.glob(f"{database.name}*"):  # with what SQLite keeps beside it
-        old.unlink()
-    pycolmap.Database.open(database).close()
     stored = {name: _stored_size(folder / name) for name in features}
-    for names in _camera_groups(stored, single_camera):
-        mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO
-        with _quiet(pycolmap):
-            pycolmap.import_images(database, folder, mode, image_names=names)
-    with pycolmap.Database.open(database) as opened:
-        identities = {image.name: image.image_id for image in opened.read_all_images()}
-        for name, identity in identities.items():
-            opened.write_keypoints(identity, stored_keypoints(features[name], stored[name][1]) + PIXEL_CENTRE)
-        for (name0, name1), indices in matches:
-            if name0 in identities and name1 in identities and len(indices):
-                opened.write_matches(identities[name0], identities[name1], indices.astype(np.uint32))
+    with replacing(database) as new:
+        pycolmap.Database.open(new).close()
+        for names in _camera_groups(stored, single_camera):
+            mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO
+            with _quiet(pycolmap):
+                pycolmap.import_images(new, folder, mode, image_names=names)
+        with pycolmap.Database.open(new) as opened:
+            identities = {image.name: image.image_id for image in opened.read_all_images()}
+            for name, identity in identities.items():
+                opened.write_keypoints(identity, stored_keypoints(features[name], stored[name][1]) + PIXEL_CENTRE)
+            for (name0, name1), indices in matches:
+                if name0 in identities and name1 in identities and len(indices):
+                    sizes = len(features[name0]), len(features[name1])
+                    checked = checks.index_pairs(indices, f"{name0} and {name1}: what was matched", sizes)
+                    opened.write_matches(identities[name0], identities[name1], checked.astype(np.uint32))
+        for old in database.parent.glob(f"{database.name}*"):  # with what SQLite keeps beside it
+            old.unlink()
     return [name for name in features if name not in identities]
 
 

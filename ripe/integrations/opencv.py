@@ -6,6 +6,7 @@ OpenCV's pixel convention is ours (the centre of the top-left pixel at (0, 0)), 
 import cv2
 from torch import Tensor
 
+from ripe import checks
 from ripe.features import Features, Matches
 
 SIZE = 1.0
@@ -26,12 +27,29 @@ def to_matches(matches: Matches) -> list[cv2.DMatch]:
 
 
 def keypoints_of(positions: Tensor, scores: Tensor) -> list[cv2.KeyPoint]:
-    """N×2 (x, y) positions and their N scores as OpenCV's keypoints, of size 1 and without an angle."""
-    rows = zip(positions.tolist(), scores.tolist(), strict=True)
+    """N×2 (x, y) positions and their N scores as OpenCV's keypoints, of size 1 and without an angle.
+
+    Raises:
+        ValueError: the positions are not N×2 finite numbers, or there are not as many scores.
+    """
+    places = checks.points(positions, "keypoints").tolist()
+    _check_count(scores, len(places), "scores", "keypoints")
+    rows = zip(places, scores.tolist(), strict=True)
     return [cv2.KeyPoint(x, y, SIZE, NO_ANGLE, score) for (x, y), score in rows]
 
 
 def matches_of(distances: Tensor, indices: Tensor) -> list[cv2.DMatch]:
-    """Distances K×1 (or K) and indices K×2 (query, train) as OpenCV's matches."""
-    rows = zip(distances.flatten().tolist(), indices.tolist(), strict=True)
+    """Distances K×1 (or K) and indices K×2 (query, train) as OpenCV's matches.
+
+    Raises:
+        ValueError: the indices are not K×2 whole numbers of 0 or more, or there are not as many distances.
+    """
+    pairs = checks.index_pairs(indices, "indices").tolist()
+    _check_count(distances, len(pairs), "distances", "indices")
+    rows = zip(distances.flatten().tolist(), pairs, strict=True)
     return [cv2.DMatch(query, train, distance) for distance, (query, train) in rows]
+
+
+def _check_count(values: Tensor, count: int, name: str, of: str) -> None:
+    if values.numel() != count:
+        raise ValueError(f"there are {values.numel()} {name} of {count} {of}")

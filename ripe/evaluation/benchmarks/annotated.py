@@ -16,6 +16,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from ripe import checks
 from ripe.evaluation.pair_sets import AnnotatedPair, HomographyPair, Kind, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
 from ripe.extractors import Resizing
@@ -110,8 +111,8 @@ def _homography_pair(entry: Any) -> HomographyPair:
 def _pose_pair(entry: Any) -> PosePair:
     names = _names(entry)
     intrinsics0, intrinsics1 = _numbers(entry, "K0", (3, 3)), _numbers(entry, "K1", (3, 3))
-    if min(float(matrix.diagonal().min()) for matrix in (intrinsics0, intrinsics1)) <= 0:
-        raise ValueError("`K0` and `K1` must be camera matrices with focal lengths above 0")
+    for key, intrinsics in (("`K0`", intrinsics0), ("`K1`", intrinsics1)):
+        checks.camera_matrix(intrinsics, key)
     transform = _numbers(entry, "T_0to1", (4, 4))
     rotation, translation = transform[:3, :3], transform[:3, 3]
     if not translation.any():
