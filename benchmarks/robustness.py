@@ -21,9 +21,10 @@ from ripe.data.warps import perspective, render, similarity
 from ripe.drawing import draw_matches, save_picture
 from ripe.evaluation.baselines import baseline
 from ripe.extractors import Describer, describer
+from ripe.folders import photos_below
 from ripe.geometry.homography import apply_homography, mean_transfer_error, outer_corners
 from ripe.geometry.robust import estimate_geometry
-from ripe.images import EXTENSIONS, as_rgb
+from ripe.images import as_rgb
 from ripe.matching import match
 from ripe.pretrained import load
 
@@ -95,7 +96,7 @@ def try_photo(describe: Describer, photo: np.ndarray, change: Change, seed: int)
 
 def read_photos(folder: Path, count: int) -> list[np.ndarray]:
     """At most `count` photos of a folder and its sub-folders, spread evenly, as H×W×3 uint8."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    paths = [folder / name for name in photos_below(folder)]
     if not paths:
         raise SystemExit(f"{folder}: holds no photo")
     chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)

@@ -44,14 +44,14 @@ def local_maximum(logits: Tensor, radius: int) -> Tensor:
 
 
 def detect(
-    logits: Tensor, settings: DetectionSettings, max_keypoints: int, mask: Tensor | None = None
+    logits: Tensor, settings: DetectionSettings, max_keypoints: int | None, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Keypoints of one image, best first.
 
     Args:
         logits: H×W score map.
         settings: which pixels count.
-        max_keypoints: how many are kept at most.
+        max_keypoints: how many are kept at most; all if None.
         mask: optional H×W bool, True where keypoints may lie.
 
     Returns:

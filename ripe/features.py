@@ -2,6 +2,9 @@
 
 Shape letters: N keypoints of an image, D numbers of a descriptor, K matches. Keypoints are (x, y) in pixels of the
 original image, with the centre of the top-left pixel at (0, 0), as in OpenCV, kornia and hloc.
+
+All three are the caller's own: their tensors may be changed in place and replaced. Each is equal to itself alone; to
+compare contents, compare the tensors.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Features:
     """Keypoints of one image, best first. No keypoint at all (N = 0) is a valid result.
 
@@ -46,7 +49,7 @@ class Features:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Matches:
     """Matches between two images.
 
@@ -66,7 +69,7 @@ class Matches:
         return features0.keypoints[self.indices[:, 0]], features1.keypoints[self.indices[:, 1]]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TwoViewGeometry:
     """A model fitted to matches. A failed fit is `model=None` with no inliers, never an exception.
 

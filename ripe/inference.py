@@ -1,44 +1,166 @@
-"""Makes a trained network fast: batch normalisation folded into the convolutions, channels-last memory."""
+"""Images on their way to the network, in bounded memory: read ahead by threads, resized, gathered to batches."""
 
-import copy
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from PIL import Image
+from torch import Tensor
 
-Network = TypeVar("Network", bound=nn.Module)
+from ripe.images import MIN_SIDE, ImageLike, as_planes, fit_long_side, resize, unit_range
+
+READERS = 4
+READ_AHEAD = 4
+MAX_PIXELS_PER_BATCH = 2_000_000
+MAX_PIXELS_GATHERED = 8_000_000
+
+MaskLike = Tensor | np.ndarray | Image.Image
+Failed = Callable[[int, Exception], object]
+"""Told the index of an image that cannot be used, and why."""
 
 
-def fold(network: Network) -> Network:
-    """A copy of `network` for inference; `network` itself stays as it is.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image as the network shall see it.
 
-    Every batch normalisation that directly follows a convolution in the same container is merged into it, by the
-    running statistics; the copy is in evaluation mode, without gradients, and channels-last.
+    Attributes:
+        index: of the image among all.
+        pixels: 3×H×W, uint8 or float32.
+        original_size: (H, W) of the image as it was handed in.
+        mask: H×W bool of that size, True where keypoints may lie; None if they may lie anywhere.
     """
-    folded = copy.deepcopy(network).eval().requires_grad_(False)
-    for container in list(folded.modules()):
-        previous: tuple[str, nn.Module] | None = None
-        for name, module in list(container.named_children()):
-            if isinstance(module, nn.BatchNorm2d) and previous is not None and isinstance(previous[1], nn.Conv2d):
-                setattr(container, previous[0], _merge(previous[1], module))
-                setattr(container, name, nn.Identity())
-            previous = (name, module)
-    _keep_freed_memory()
-    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    index: int
+    pixels: Tensor
+    original_size: tuple[int, int]
+    mask: Tensor | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the pixels."""
+        return self.pixels.shape[-2], self.pixels.shape[-1]
 
 
-def _keep_freed_memory() -> None:
-    """Ask the C library to keep the memory of freed maps, so that the next image need not fetch it page by page.
+def prepare(
+    images: Iterable[tuple[ImageLike, MaskLike | None]],
+    *,
+    long_side: int | None,
+    max_megapixels: float,
+    failed: Failed | None,
+) -> Iterator[Prepared]:
+    """Read and resize images, in order; no more are read than will soon be wanted.
 
-    glibc takes blocks as large as the largest that was ever freed (up to 32 MB) from its heap instead of from the
-    system, and keeps twice as much at hand. The block is never touched, so it takes no memory; other systems' libraries
-    ignore this. It saves a third of the compact network's time.
+    Args:
+        images: each with its mask, or None; see `ripe.images.as_rgb`. They are taken one by one.
+        long_side: the longer side's length in pixels; images keep their size if None.
+        max_megapixels: larger files are refused.
+        failed: told of images that cannot be used, which are left out; if None, the first one's error is raised.
     """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    for index, (name, reading, mask) in enumerate(_read_ahead(images, max_megapixels)):
+        try:
+            image = _fitted(index, name, reading.result(), mask, long_side)
+        except (OSError, ValueError) as error:
+            if failed is None:
+                raise
+            failed(index, error)
+        else:
+            yield image
 
 
-def _merge(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Both in one convolution; computed in float64 (on the CPU, as not every device has it), so rounded only once."""
-    device, dtype = convolution.weight.device, convolution.weight.dtype
-    return fuse_conv_bn_eval(convolution.cpu().double(), norm.cpu().double()).to(device, dtype)
+def batches(images: Iterable[Prepared]) -> Iterator[list[list[Prepared]]]:
+    """Lists of batches of equally large images; the images of one list come before those of the next.
+
+    A list holds `MAX_PIXELS_GATHERED` pixels, give or take one image, so that images of several sizes find company.
+    """
+    gathered: list[Prepared] = []
+    pixels = 0
+    for image in images:
+        gathered.append(image)
+        pixels += _area(image)
+        if pixels >= MAX_PIXELS_GATHERED:
+            yield _of_equal_size(gathered)
+            gathered, pixels = [], 0
+    if gathered:
+        yield _of_equal_size(gathered)
+
+
+def stacked(batch: Sequence[Prepared], device: torch.device) -> Tensor:
+    """B×3×H×W float32 on `device`; uint8 pixels travel as they are."""
+    return torch.stack([unit_range(image.pixels.to(device)) for image in batch])
+
+
+def inside(mask: Tensor, keypoints: Tensor) -> Tensor:
+    """Which of N×2 keypoints (x, y) lie on pixels of an H×W bool mask that are True, N bool.
+
+    A keypoint half-way between two pixels lies on both.
+    """
+    last = keypoints.new_tensor([mask.shape[1] - 1, mask.shape[0] - 1])
+    upper = (keypoints + 0.5).floor().clamp(min=torch.zeros_like(last), max=last).long()
+    lower = (keypoints - 0.5).ceil().clamp(min=torch.zeros_like(last), max=last).long()
+    return torch.stack([mask[y, x] for y in (lower[:, 1], upper[:, 1]) for x in (lower[:, 0], upper[:, 0])]).all(dim=0)
+
+
+def _read_ahead(
+    images: Iterable[tuple[ImageLike, MaskLike | None]], max_megapixels: float
+) -> Iterator[tuple[str, "Future[Tensor]", MaskLike | None]]:
+    """Name, pixels and mask of each image, in order; threads read the files, `READ_AHEAD` of them before their turn."""
+    pool = ThreadPoolExecutor(READERS)
+    waiting: deque[tuple[str, Future[Tensor], MaskLike | None]] = deque()
+    try:
+        for image, mask in images:
+            if isinstance(image, str | Path):
+                waiting.append((str(image), pool.submit(as_planes, image, max_megapixels=max_megapixels), mask))
+            else:
+                waiting.append(("image", _at_once(image), mask))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _at_once(image: ImageLike) -> "Future[Tensor]":
+    done: Future[Tensor] = Future()
+    try:
+        done.set_result(as_planes(image))
+    except (OSError, ValueError) as error:
+        done.set_exception(error)
+    return done
+
+
+def _fitted(index: int, name: str, original: Tensor, mask: MaskLike | None, long_side: int | None) -> Prepared:
+    own = (original.shape[-2], original.shape[-1])
+    size = own if long_side is None else fit_long_side(own, long_side)
+    if min(size) < MIN_SIDE:
+        raise ValueError(
+            f"{name}: resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`"
+        )
+    pixels = original if size == own else resize(unit_range(original), size)
+    return Prepared(index, pixels, own, None if mask is None else _as_mask(mask, own))
+
+
+def _as_mask(mask: MaskLike, size: tuple[int, int]) -> Tensor:
+    kept = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask) != 0)
+    if kept.shape != size:
+        raise ValueError(f"a mask of shape {tuple(kept.shape)} for an image of {size} pixels")
+    return kept
+
+
+def _of_equal_size(images: Sequence[Prepared]) -> list[list[Prepared]]:
+    groups: dict[tuple[int, int], list[Prepared]] = {}
+    for image in images:
+        groups.setdefault(image.size, []).append(image)
+    found = []
+    for group in groups.values():
+        count = max(1, MAX_PIXELS_PER_BATCH // _area(group[0]))
+        found += [group[start : start + count] for start in range(0, len(group), count)]
+    return found
+
+
+def _area(image: Prepared) -> int:
+    return image.size[0] * image.size[1]

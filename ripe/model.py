@@ -1,25 +1,27 @@
 """The extractor: a dense network, a descriptor head and the settings of the detector, behind one interface."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
 from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
-from ripe.images import MIN_SIDE, ImageLike, as_rgb, fit_long_side, rescale_keypoints, resize, split_batch
-from ripe.inference import fold
+from ripe.images import MAX_MEGAPIXELS, MIN_SIDE, ImageLike, as_rgb, rescale_keypoints, split_batch
+from ripe.inference import Failed, MaskLike, Prepared, batches, inside, prepare, stacked
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
-
-MAX_PIXELS_PER_BATCH = 2_000_000
+from ripe.networks.folding import FoldedCopy
 
 
 class RIPE(nn.Module):
     """Finds and describes keypoints; made by `ripe.load`, or by `ripe.vgg_hyper` for the published network.
 
-    The module itself is the trainable network. `extract` and `detectAndCompute` run a copy of it that is made for
-    inference (see `ripe.inference.fold`) and remade whenever a weight has changed.
+    The module itself is the trainable network. `extract` and `detectAndCompute` run a float32 copy of it that is made
+    for inference (see `ripe.networks.folding`), and made anew whenever a weight has changed, by whatever means. Weights
+    of half precision (`model.half()`) make it compute in half precision. Results are float32 always, have no gradient,
+    and are ordinary tensors: a matcher or a head can be trained on them.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class RIPE(nn.Module):
         self.conv_dim_reduction_coarse_desc = descriptor
         self.detection = detection
         self.compute_dtype = torch.float32
-        self._folded: tuple[object, DenseNetwork] | None = None
+        self._folded = FoldedCopy[RIPE]()
 
     @property
     def device(self) -> torch.device:
@@ -51,28 +53,34 @@ class RIPE(nn.Module):
     def describe(self, maps: DenseMaps, keypoints: Tensor) -> Tensor:
         """Unit descriptors B×M×D of B×M×2 keypoints (x, y) in pixels of the network's input, differentiable."""
         # The finest map has the input's resolution, and the padding, if any, that all maps share.
-        return self.conv_dim_reduction_coarse_desc(maps.pyramid, keypoints, _size(maps.pyramid[0]))
+        height, width = maps.pyramid[0].shape[-2:]
+        return self.conv_dim_reduction_coarse_desc(maps.pyramid, keypoints, (height, width))
 
     def extract(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
-        max_keypoints: int = 2048,
+        max_keypoints: int | None = 2048,
         threshold: float | None = None,
         resize: int | None = None,
-        masks: Sequence[Tensor | None] | None = None,
+        masks: Sequence[MaskLike | None] | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> list[Features]:
         """Keypoints and descriptors of one image or many, of any sizes.
 
-        What an image gives does not depend on the images beside it: only images of equal size share a batch.
+        What an image gives does not depend on the images beside it: only images of equal size share a batch. Files are
+        read as they are wanted, so memory does not grow with their number. See `extract_stream` for lists whose
+        results would fill the memory, or among which unusable files are expected.
 
         Args:
-            images: a path, array or tensor (see `ripe.images.as_rgb`), a batch B×3×H×W, or a sequence of images.
-            max_keypoints: how many keypoints an image keeps at most, the best ones.
+            images: a path, array, tensor or Pillow image (see `ripe.images.as_rgb`), a batch B×3×H×W, or several
+                images.
+            max_keypoints: how many keypoints an image keeps at most, the best ones; None keeps all.
             threshold: least score of a keypoint, a logit; the network's own default if None.
             resize: bring the longer side to this many pixels before the network sees the image. Keypoints are always
                 given in pixels of the image as it was handed in.
-            masks: one H×W mask per image, or None; no keypoint lies where the mask is zero.
+            masks: one H×W mask per image, or None; no keypoint lies on a pixel where the mask is zero.
+            max_megapixels: files of more million pixels are refused.
 
         Returns:
             One `Features` per image, in order, on the model's device.
@@ -80,110 +88,129 @@ class RIPE(nn.Module):
         Raises:
             FileNotFoundError, ValueError, TypeError: an argument or an image is not usable; the message says why.
         """
-        if max_keypoints < 1:
-            raise ValueError(f"max_keypoints is {max_keypoints}; it must be 1 or more")
-        if resize is not None and resize < MIN_SIDE:
-            raise ValueError(f"resize is {resize}; the longer side needs {MIN_SIDE} pixels or more")
-        originals = [as_rgb(image) for image in split_batch(images)]
-        given_masks: Sequence[Tensor | None] = [None] * len(originals) if masks is None else masks
-        if len(given_masks) != len(originals):
-            raise ValueError(f"{len(given_masks)} masks for {len(originals)} images; give one mask (or None) per image")
-        settings = self.detection if threshold is None else replace(self.detection, threshold=threshold)
-        prepared = [_fit(image, resize).to(self.device) for image in originals]
-        results: list[Features | None] = [None] * len(originals)
-        for batch in _batches_of_equal_size(prepared):
-            with torch.inference_mode():
-                maps = self._infer(torch.stack([prepared[index] for index in batch]))
-                for position, index in enumerate(batch):
-                    mask = _fit_mask(given_masks[index], originals[index], maps.logits)
-                    keypoints, scores, descriptors = self._read_out(maps.image(position), settings, max_keypoints, mask)
-                    height, width = originals[index].shape[1:]
-                    keypoints = rescale_keypoints(keypoints, _size(prepared[index]), (height, width))
-                    results[index] = Features(keypoints, scores, descriptors, (width, height))
-        return [features for features in results if features is not None]
+        single = split_batch(images)
+        if masks is not None and len(masks) != len(single):
+            raise ValueError(f"{len(masks)} masks for {len(single)} images; give one mask (or None) per image")
+        stream = self.extract_stream(
+            single,
+            max_keypoints=max_keypoints,
+            threshold=threshold,
+            resize=resize,
+            masks=masks,
+            max_megapixels=max_megapixels,
+        )
+        return [features for _, features in stream]
 
-    def detectAndCompute(  # noqa: N802 (the published name)
-        self, image: Tensor, threshold: float = 0.5, top_k: int = 2048
-    ) -> tuple[Tensor, Tensor, Tensor] | list[tuple[Tensor, Tensor, Tensor]]:
-        """The published interface: whole-pixel keypoints of the network's raw score map.
+    def extract_stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        max_keypoints: int | None = 2048,
+        threshold: float | None = None,
+        resize: int | None = None,
+        masks: Iterable[MaskLike | None] | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
+        failed: Failed | None = None,
+    ) -> Iterator[tuple[int, Features]]:
+        """The features of many images one after the other, in bounded memory, while the next files are being read.
 
         Args:
-            image: 3×H×W or 1×3×H×W float tensor; a batch of B > 1 images gives a list.
-            threshold: least score of a keypoint (a logit).
-            top_k: how many keypoints are kept at most.
+            images: taken one by one, a few ahead of the results; otherwise all arguments are those of `extract`.
+            max_keypoints: see `extract`.
+            threshold: see `extract`.
+            resize: see `extract`.
+            masks: see `extract`.
+            max_megapixels: see `extract`.
+            failed: told the index and the error of an image that cannot be read or used; the others go on. If None,
+                the error is raised.
 
         Returns:
-            keypoints N×2 float (x, y), descriptors N×D, and scores N (divided by the map's maximum), ordered by falling
-            score. N is 0 where nothing exceeds the threshold.
+            The index of each usable image and its features, in order.
+
+        Raises:
+            ValueError: an argument is not usable; at once, before any image is read.
         """
-        batch = image if image.ndim == 4 else image[None]
-        prepared = torch.stack([as_rgb(single) for single in batch]).to(self.device)
-        settings = DetectionSettings(threshold=threshold)
+        _check_max_keypoints(max_keypoints, "max_keypoints")
+        if resize is not None and resize < MIN_SIDE:
+            raise ValueError(f"resize is {resize}; the longer side needs {MIN_SIDE} pixels or more")
+        settings = self.detection if threshold is None else replace(self.detection, threshold=threshold)
+        masked = zip(images, repeat(None)) if masks is None else zip(images, masks, strict=True)
+        prepared = prepare(masked, long_side=resize, max_megapixels=max_megapixels, failed=failed)
+        return self._results(prepared, settings, max_keypoints)
+
+    def _results(
+        self, prepared: Iterable[Prepared], settings: DetectionSettings, max_keypoints: int | None
+    ) -> Iterator[tuple[int, Features]]:
+        for gathered in batches(prepared):
+            found: dict[int, Features] = {}
+            for batch in gathered:
+                found |= self._extract_batch(batch, settings, max_keypoints)
+            yield from sorted(found.items())
+
+    @torch.no_grad()
+    def _extract_batch(
+        self, batch: Sequence[Prepared], settings: DetectionSettings, max_keypoints: int | None
+    ) -> dict[int, Features]:
+        """The features of equally large images, by the images' indices."""
+        model = self._folded.of(self)
+        found = {}
+        with self._reduced_precision():
+            maps = model.net.infer(stacked(batch, self.device))
+            for position, image in enumerate(batch):
+                single = maps.image(position)
+                # A mask is asked where the keypoints end up, so the best ones are chosen after it.
+                seen, scores = detect(single.logits[0, 0], settings, max_keypoints if image.mask is None else None)
+                keypoints = rescale_keypoints(seen, image.size, image.original_size)
+                if image.mask is not None:
+                    kept = inside(image.mask.to(seen.device), keypoints).nonzero()[:max_keypoints, 0]
+                    seen, keypoints, scores = seen[kept], keypoints[kept], scores[kept]
+                descriptors = model.describe(single, seen[None])[0]
+                height, width = image.original_size
+                found[image.index] = Features(keypoints, scores, descriptors, (width, height))
+        return found
+
+    @torch.no_grad()
+    def detectAndCompute(  # noqa: N802 (the published name)
+        self, image: ImageLike, threshold: float | None = None, top_k: int | None = 2048
+    ) -> tuple[Tensor, Tensor, Tensor] | list[tuple[Tensor, Tensor, Tensor]]:
+        """The published interface.
+
+        Args:
+            image: 3×H×W or 1×3×H×W float tensor, or whatever else is an image; a batch of B > 1 images gives a list.
+            threshold: least score of a keypoint (a logit), which is then a whole pixel that is the largest of 3×3, as
+                published. If None, the network's own detector finds the keypoints: the published one with a threshold
+                of 0.5 for the published network.
+            top_k: how many keypoints are kept at most; None keeps all.
+
+        Returns:
+            keypoints N×2 float (x, y), descriptors N×D, and scores N (divided by the map's maximum where that is above
+            0), ordered by falling score. N is 0 where nothing exceeds the threshold.
+        """
+        _check_max_keypoints(top_k, "top_k")
+        images = torch.stack([as_rgb(single).to(self.device) for single in split_batch(image)])
+        settings = self.detection if threshold is None else DetectionSettings(threshold=threshold)
+        model = self._folded.of(self)
         results = []
-        with torch.inference_mode():
-            maps = self._infer(prepared)
-            for index in range(len(batch)):
+        with self._reduced_precision():
+            maps = model.net.infer(images)
+            for index in range(len(images)):
                 single = maps.image(index)
-                keypoints, scores, descriptors = self._read_out(single, settings, top_k, None)
-                results.append((keypoints, descriptors, scores / single.logits.max()))
+                keypoints, scores = detect(single.logits[0, 0], settings, top_k)
+                best = single.logits.max()
+                scores = scores / best if best > 0 else scores
+                results.append((keypoints, model.describe(single, keypoints[None])[0], scores))
         return results[0] if len(results) == 1 else results
 
-    def _read_out(
-        self, maps: DenseMaps, settings: DetectionSettings, max_keypoints: int, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        keypoints, scores = detect(maps.logits[0, 0], settings, max_keypoints, mask)
-        with self._reduced_precision():
-            return keypoints, scores, self.describe(maps, keypoints[None])[0]
-
-    def _infer(self, images: Tensor) -> DenseMaps:
-        with self._reduced_precision():
-            return self._inference_network().infer(images)
-
     def _reduced_precision(self) -> torch.autocast:
-        reduced = self.compute_dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.compute_dtype if reduced else None, enabled=reduced)
-
-    def _inference_network(self) -> DenseNetwork:
-        state = [*self.net.parameters(), *self.net.buffers()]
-        # Tensors made in inference mode count no versions; they cannot be trained either.
-        version = tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in state)
-        if self._folded is None or self._folded[0] != version:
-            self._folded = (version, fold(self.net))
-        return self._folded[1]
+        stored = next(self.parameters()).dtype
+        dtype = stored if self.compute_dtype == torch.float32 else self.compute_dtype
+        reduced = dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.device.type, dtype=dtype if reduced else None, enabled=reduced)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_folded": None}
+        return {**self.__dict__, "_folded": FoldedCopy[RIPE]()}
 
 
-def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]
-
-
-def _fit(image: Tensor, long_side: int | None) -> Tensor:
-    if long_side is None:
-        return image
-    size = fit_long_side(_size(image), long_side)
-    if min(size) < MIN_SIDE:
-        raise ValueError(f"resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`")
-    return image if size == _size(image) else resize(image, size)
-
-
-def _fit_mask(mask: Tensor | None, original: Tensor, logits: Tensor) -> Tensor | None:
-    if mask is None:
-        return None
-    mask = torch.as_tensor(mask)
-    if mask.shape != original.shape[1:]:
-        raise ValueError(f"a mask of shape {tuple(mask.shape)} for an image of {tuple(original.shape[1:])} pixels")
-    kept = (mask != 0).float()[None, None].to(logits.device)
-    return torch.nn.functional.interpolate(kept, size=logits.shape[-2:], mode="nearest-exact")[0, 0] > 0
-
-
-def _batches_of_equal_size(images: Sequence[Tensor]) -> list[list[int]]:
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(_size(image), []).append(index)
-    batches = []
-    for (height, width), group in groups.items():
-        count = max(1, MAX_PIXELS_PER_BATCH // (height * width))
-        batches += [group[start : start + count] for start in range(0, len(group), count)]
-    return batches
+def _check_max_keypoints(count: int | None, name: str) -> None:
+    if count is not None and count < 1:
+        raise ValueError(f"{name} is {count}; it must be 1 or more, or None for all")

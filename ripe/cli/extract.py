@@ -70,6 +70,7 @@ def name_images(inputs: Sequence[Path]) -> dict[str, Path]:
     Raises:
         FileNotFoundError, ValueError: a path does not exist, there is no photo, or two have the same name.
     """
+    from ripe.folders import photos_below
     from ripe.images import EXTENSIONS
 
     for path in inputs:
@@ -77,10 +78,10 @@ def name_images(inputs: Sequence[Path]) -> dict[str, Path]:
             raise FileNotFoundError(f"{path}: no such file or folder")
     if len(inputs) == 1 and inputs[0].is_dir():
         folder = inputs[0]
-        photos = [path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
-        if not photos:
+        names = photos_below(folder)
+        if not names:
             raise ValueError(f"{folder}: holds no photo ({', '.join(sorted(EXTENSIONS))})")
-        return {path.relative_to(folder).as_posix(): path for path in sorted(photos)}
+        return {name: folder / name for name in names}
     named: dict[str, Path] = {}
     for path in inputs:
         if path.is_dir():
@@ -136,7 +137,7 @@ def _read_ahead(named: dict[str, Path], failures: dict[str, str]) -> Iterator[tu
 
 def _batches(images: Iterable[tuple[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
     """Images gathered until they fill a batch of the network, so that memory stays bounded for photos of any size."""
-    from ripe.model import MAX_PIXELS_PER_BATCH
+    from ripe.inference import MAX_PIXELS_PER_BATCH
 
     batch: dict[str, np.ndarray] = {}
     pixels = 0

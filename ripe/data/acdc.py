@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ripe.data.scenes import Scene, photos_below
+from ripe.data.scenes import Scene
+from ripe.folders import photos_below
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 SPLITS = ("train",)

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ripe.data.scenes import Scene, is_photo, seeded
+from ripe.data.scenes import Scene, seeded
+from ripe.folders import is_photo
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ripe.data.scenes import Scene, no_group, one_group, photos_below, photos_in, seeded
+from ripe.data.scenes import Scene, no_group, one_group, seeded
+from ripe.folders import may_hold_photos, photos_below, photos_in
 
 # Below this many photos nothing is held back: two of them would be a large part of what there is to learn from.
 FEWEST_TO_SPLIT = 10
@@ -27,7 +28,7 @@ def read_root(folder: Path) -> list[Scene]:
 def read_scenes(folder: Path) -> list[Scene]:
     """The scenes of a folder of scene folders, by name; `FileNotFoundError` if there is no such folder."""
     _check_folder(folder)
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and may_hold_photos(path.name))
     scenes = [one_group(path.name, path, photos_below(path)) for path in subfolders]
     return [scene for scene in scenes if len(scene) > 0]
 

@@ -1,13 +1,12 @@
 """Photos that show one scene, as every reader of a data set gives them."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ripe.images import EXTENSIONS, read_image
+from ripe.images import read_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,29 +61,6 @@ def read_photo(path: Path) -> np.ndarray:
     """Read a photo as H×W×3 uint8 RGB. Raises ValueError or OSError, naming the file."""
     photo = read_image(path)
     return photo if photo.dtype == np.uint8 else (photo >> 8).astype(np.uint8)
-
-
-def is_photo(name: str) -> bool:
-    """Whether a file's name is that of a photo; hidden files are none."""
-    return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
-
-
-def photos_in(folder: Path) -> list[str]:
-    """Names of the photos directly in `folder`, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_photo(entry.name) and entry.is_file())
-
-
-def photos_below(folder: Path) -> list[str]:
-    """Names relative to `folder` of all photos in it and in its sub-folders, sorted; hidden folders are left out."""
-    return sorted(_walk(folder))
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(parent).relative_to(folder)
-        yield from ((relative / name).as_posix() for name in files if is_photo(name))
 
 
 def seeded(*parts: int | str) -> np.random.Generator:

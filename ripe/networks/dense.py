@@ -29,7 +29,7 @@ class DenseNetwork(nn.Module):
     """Base of the networks: `forward` takes B×3×H×W RGB images (H, W ≥ 16, any affine range) and returns `DenseMaps`.
 
     A batch normalisation follows its convolution directly, both in one `nn.Sequential` or `nn.ModuleList`, so that
-    `ripe.inference.fold` can merge them.
+    `ripe.networks.folding.fold` can merge them.
     """
 
     def forward(self, images: Tensor) -> DenseMaps:
