@@ -20,6 +20,7 @@ from ripe.data.mixture import Draw, Mixture
 from ripe.data.scenes import Scene
 from ripe.data.warps import View, crop_view, letterbox, photometric, self_pair
 from ripe.recipe.config import DataConfig, WarpConfig
+from ripe.recipe.schedule import warp_at
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class ScenePairs(Dataset):
     def __getitem__(self, index: int) -> tuple[_Pair, list[str]]:
         rng = np.random.default_rng([self.seed, self.first + index])
         kind = rng.random()
-        warp = self._warp(self.first + index)
+        warp = warp_at((self.first + index) / self.num_pairs, self.config)
         skipped: list[str] = []
         for _ in range(ATTEMPTS):
             try:
@@ -147,10 +148,6 @@ class ScenePairs(Dataset):
                 skipped.append(str(error))
                 self._log_once(str(error))
         raise RuntimeError(f"{ATTEMPTS} pairs in a row could not be read; the last: {skipped[-1]}")
-
-    def _warp(self, number: int) -> WarpConfig:
-        ramp = self.config.warp_ramp * self.num_pairs
-        return self.config.warp if number >= ramp else self.config.warp.weakened(number / ramp)
 
     def _shares(self) -> tuple[float, float]:
         """Shares of negative pairs and of pairs of two photos of a scene that the photos can give."""
