@@ -57,6 +57,13 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
         assert sum(config.data.sets.values()) == pytest.approx(1)
 
 
+def test_the_weights_of_the_sets_are_those_that_are_given() -> None:
+    assert compose("train", ["data=megadepth", "data.sets={tokyo: 0.3, own: 0.7}"]).data.sets == {
+        "tokyo": 0.3,
+        "own": 0.7,
+    }
+
+
 def test_the_presets_of_the_issue_are_there() -> None:
     assert {"train", "train_positive", "compact", "cpu", "overfit", "finetune"} <= set(presets())
 
@@ -120,6 +127,8 @@ def test_published_names_of_settings_are_understood() -> None:
         ("objective.reward_type=gold", "objective.reward_type=gold: must be one of inlier"),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: must be more than 0"),
         ("data=x", "data=x: no such choice; there are acdc"),
+        ("data.sets={cambridge: 1}", "data.sets=cambridge: must be one of acdc, megadepth, tokyo, own"),
+        ("data.sets={own: 1", "no viable alternative at input '{own: 1'"),
         ("data.warp=3", "data.warp=3: is a group of settings"),
         ("name=a/b", "name=a/b: must be the name of a folder"),
         ("steps", "settings are written key=value"),
@@ -134,7 +143,7 @@ def test_published_names_of_settings_are_understood() -> None:
         ("data.warp.min_scale=3", "data.warp.min_scale=3.0: must be at most data.warp.max_scale, 2.0"),
         ("data.sets={own: -1}", "data.sets.own=-1.0: must be more than 0"),
         ("optimizer.final_lr=1", "optimizer.final_lr=1.0: must be at most optimizer.lr"),
-        ("max_minutes=-3", "max_minutes=-3.0: must be more than 0"),
+        ("max_minutes=-3", "max_minutes=-3.0: must be 0 or more"),
         ("seed=-1", "seed=-1: must be from 0 to 18446744073709551615"),
         ("seed=18446744073709551616", "seed=18446744073709551616: must be from 0 to"),
         ("precision=float16", "precision=float16: must be one of 32-true"),
