@@ -9,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import UnionType
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -16,13 +18,13 @@ import ripe
 import ripe.images
 from ripe.cli import main
 from ripe.networks.vgg import VggNet
-from ripe.objective.judging import inlier_threshold
-from ripe.objective.loss import penalty_share
-from ripe.recipe.config import ModelConfig, OptimizerConfig, TrainConfig
+from ripe.recipe import schedule
+from ripe.recipe.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from ripe.settings import Settings
+from ripe.tables import markdown_table
 from ripe.training.loggers import FIGURES
-from ripe.training.options import markdown_table, options
 from ripe.training.presets import PUBLISHED_NAMES, compose, groups, presets
-from ripe.training.trainer import initial_model, learning_rate
+from ripe.training.trainer import initial_model
 
 pytest.importorskip("hydra")
 SCRIPT = Path(ripe.__file__).parent / "train.py"
@@ -55,6 +57,13 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
         assert sum(config.data.sets.values()) == pytest.approx(1)
 
 
+def test_the_weights_of_the_sets_are_those_that_are_given() -> None:
+    assert compose("train", ["data=megadepth", "data.sets={tokyo: 0.3, own: 0.7}"]).data.sets == {
+        "tokyo": 0.3,
+        "own": 0.7,
+    }
+
+
 def test_the_presets_of_the_issue_are_there() -> None:
     assert {"train", "train_positive", "compact", "cpu", "overfit", "finetune"} <= set(presets())
 
@@ -66,19 +75,22 @@ def test_the_published_run_has_the_published_values() -> None:
     assert (config.data.self_share, config.data.negative_share) == (0, 0.5)
     assert (config.precision, config.val_interval, config.log_interval) == ("bf16-mixed", 2000, 50)
     assert config.model == ModelConfig("vgg_hyper", encoder="imagenet", input_normalisation="imagenet")
-    rates = [learning_rate(step, config.steps, config.optimizer) for step in (0, 40_000, 80_000)]
+    moments = [schedule.at(step, config) for step in (0, 40_000, 80_000)]
+    rates = [now.learning_rate for now in moments]
     assert rates == pytest.approx([1e-3, (1e-3 + 1e-6) / 2, 1e-6])
     assert (config.optimizer.weight_decay, config.optimizer.max_grad_norm) == (1e-5, None)
     objective = config.objective
     assert (objective.miss_penalty, objective.keypoint_penalty) == (-1e-7, -7e-7)
-    assert [penalty_share(at, objective) for at in (0, 1 / 6, 1 / 3, 1)] == pytest.approx([0, 0.5, 1, 1])
+    alphas = [schedule.at(round(share * config.steps), config).penalties for share in (0, 1 / 6, 1 / 3, 1)]
+    assert alphas == pytest.approx([0, 0.5, 1, 1], abs=1e-4)
+    assert [now.ratio_share for now in moments] == [0, 0.5, 1]
     assert (objective.descriptor_weight, objective.positive_margin, objective.negative_margin) == (5, 0.2, 0.2)
     assert (objective.descriptor_loss, objective.outlier_reward, objective.policy_weight) == ("margin", None, 1)
     assert (objective.baseline, objective.keypoint_share_weight, objective.entropy_weight) == (0, 0, 0)
-    assert [inlier_threshold(step, objective) for step in (0, 5000)] == [1, 1]
-    other = compose("train", ["objective.inlier_threshold=0.5", "objective.inlier_threshold_extra=2.5"]).objective
-    assert inlier_threshold(0, other) == 3
-    assert inlier_threshold(2000, other) == pytest.approx(2.5 * 0.36787944 + 0.5)
+    assert [now.epipolar_threshold for now in moments] == [1, 1, 1]
+    other = compose("train", ["objective.inlier_threshold=0.5", "objective.inlier_threshold_extra=2.5"])
+    assert schedule.at(0, other).epipolar_threshold == 3
+    assert schedule.at(2000, other).epipolar_threshold == pytest.approx(2.5 * 0.36787944 + 0.5)
 
 
 def test_the_successors_run_differs_in_what_its_paper_changed() -> None:
@@ -98,7 +110,7 @@ def test_published_names_of_settings_are_understood() -> None:
     config = compose("train", ["fp_penalty=-2e-7", "kp_penalty=-1e-6", "desc_loss_weight=3", "num_grad_accs=2"])
     assert (config.objective.miss_penalty, config.objective.keypoint_penalty) == (-2e-7, -1e-6)
     assert (config.objective.descriptor_weight, config.optimizer.accumulate) == (3, 2)
-    assert set(PUBLISHED_NAMES.values()) <= {option.name for option in options()}
+    assert set(PUBLISHED_NAMES.values()) <= set(TrainConfig().flat())
 
 
 @pytest.mark.parametrize(
@@ -115,10 +127,25 @@ def test_published_names_of_settings_are_understood() -> None:
         ("objective.reward_type=gold", "objective.reward_type=gold: must be one of inlier"),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: must be more than 0"),
         ("data=x", "data=x: no such choice; there are acdc"),
+        ("data.sets={cambridge: 1}", "data.sets=cambridge: must be one of acdc, megadepth, tokyo, own"),
+        ("data.sets={own: 1", "no viable alternative at input '{own: 1'"),
         ("data.warp=3", "data.warp=3: is a group of settings"),
         ("name=a/b", "name=a/b: must be the name of a folder"),
         ("steps", "settings are written key=value"),
         ("model.encoder=imagenet", "model.encoder: only vgg_hyper"),
+        ("optimizer.max_grad_norm=-1", "optimizer.max_grad_norm=-1.0: must be more than 0"),
+        ("objective.entropy_weight=-1", "objective.entropy_weight=-1.0: must be 0 or more"),
+        ("objective.descriptor_weight=-0.5", "objective.descriptor_weight=-0.5: must be 0 or more"),
+        ("objective.miss_penalty=1", "objective.miss_penalty=1.0: must be 0 or less"),
+        ("objective.border=400", "objective.border=400: must be at most 156 where data.size=320"),
+        ("data.size=32", "objective.border=16: must be at most 12 where data.size=32"),
+        ("data.warp.perspective=5", "data.warp.perspective=5.0: must be 0 or more and less than 0.5"),
+        ("data.warp.min_scale=3", "data.warp.min_scale=3.0: must be at most data.warp.max_scale, 2.0"),
+        ("data.sets={own: -1}", "data.sets.own=-1.0: must be more than 0"),
+        ("optimizer.final_lr=1", "optimizer.final_lr=1.0: must be at most optimizer.lr"),
+        ("max_minutes=-3", "max_minutes=-3.0: must be 0 or more"),
+        ("seed=-1", "seed=-1: must be from 0 to 18446744073709551615"),
+        ("seed=18446744073709551616", "seed=18446744073709551616: must be from 0 to"),
         ("precision=float16", "precision=float16: must be one of 32-true"),
     ],
 )
@@ -130,6 +157,34 @@ def test_a_wrong_setting_is_one_line_that_names_it(
     assert message in shown.err
     assert len(shown.err.splitlines()) == 1
     assert list(Path().iterdir()) == []
+
+
+def test_no_number_is_without_a_range() -> None:
+    """But for the least score of a keypoint, a logit, which may be any number."""
+
+    def free(kind: type[Settings]) -> list[str]:
+        found = []
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            found += [f"{kind.__name__}.{name}" for option in options if option in (int, float)]
+            found += [
+                each
+                for option in options
+                if isinstance(option, type) and issubclass(option, Settings)
+                for each in free(option)
+            ]
+        return found
+
+    assert free(TrainConfig) == ["ValidationConfig.threshold"]
+
+
+def test_settings_made_in_python_are_checked_as_those_that_are_read() -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.max_grad_norm=-1\.0: must be more than 0"):
+        OptimizerConfig(max_grad_norm=-1)
+    with pytest.raises(ValueError, match=r"optimizer\.lr=fast: must be a number"):
+        OptimizerConfig(lr="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"objective\.border=16: must be at most 12 where data\.size=32"):
+        TrainConfig(data=DataConfig(size=32))
 
 
 def test_a_preset_of_ones_own(tmp_path: Path) -> None:
@@ -200,8 +255,8 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_learning_rate_warms_up_holds_and_decays() -> None:
-    config = OptimizerConfig(lr=1.0, warmup_steps=10, decay_share=0.5)
-    rates = [learning_rate(step, 100, config) for step in range(101)]
+    config = TrainConfig(steps=100, optimizer=OptimizerConfig(lr=1.0, warmup_steps=10, decay_share=0.5))
+    rates = [schedule.at(step, config).learning_rate for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40
     assert rates[75] == pytest.approx(0.5)
@@ -218,8 +273,11 @@ def test_the_input_of_the_published_run_is_normalised_inside_the_network() -> No
 
 
 def test_the_documentation_has_every_setting_and_every_logged_number() -> None:
-    assert all(option.meaning for option in options())
-    assert markdown_table(options()) in DOCS.read_text(), "replace the table by what markdown_table(options()) gives"
+    settings = TrainConfig().described()
+    assert all(setting.meaning for setting in settings)
+    rows = [(f"`{name}`", f"`{default}`", meaning) for name, default, meaning in settings]
+    table = markdown_table(["setting", "default", "meaning"], rows)
+    assert table in DOCS.read_text(), f"replace the table by\n{table}"
     assert all(f"| `{name}` | {meaning} |" in DOCS.read_text() for name, meaning in FIGURES.items())
 
 

@@ -236,16 +236,21 @@ def test_a_missing_set_is_named_with_the_way_to_get_it(tmp_path: Path, name: str
         ScenePairs(config, 0, 1)
 
 
+def test_a_set_that_does_not_exist_or_is_for_measuring_alone_is_named() -> None:
+    for name in ("cambridge", "hpatches"):
+        with pytest.raises(ValueError, match=f"data.sets={name}: must be one of acdc, megadepth, tokyo, own"):
+            ScenePairs(DataConfig(sets={name: 1.0}), 0, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sets": {"cambridge": 1.0}}, "data.sets=cambridge: must be one of megadepth, tokyo, acdc, own"),
-        ({"sets": {"tokyo": 0.0}}, "data.sets.tokyo=0.0: must be a weight above 0"),
+        ({"sets": {"tokyo": 0.0}}, "data.sets.tokyo=0.0: must be more than 0"),
         ({"root": Path("a"), "scenes": Path("b")}, "data.root stands in for data.scenes"),
-        ({"view": "square"}, "data.view=square: must be crop or letterbox"),
+        ({"view": "square"}, "data.view=square: must be one of crop, letterbox"),
         ({"size": 100}, "data.size=100: must be a multiple of 8"),
         ({"pairs_per_step": 0}, "data.pairs_per_step=0: must be 1 or more"),
-        ({"self_share": 1.5}, "data.self_share=1.5: must be a share"),
+        ({"self_share": 1.5}, "data.self_share=1.5: must be from 0 to 1"),
         ({"self_share": 0.7, "negative_share": 0.7}, "must be 1 or less"),
         ({"hold_back": 1.0}, "data.hold_back=1.0: must be 0 or more"),
         ({"workers": -1}, "data.workers=-1: must be 0 or more"),

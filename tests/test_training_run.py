@@ -108,6 +108,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: TrainConfi
         train(replace(parts, resume=str(tmp_path / "nothing.pt")))
 
 
+@pytest.mark.parametrize("seed", [20250101, 2**64 - 1])
+def test_any_seed_trains_and_is_resumed(seed: int, scenes: Path, tmp_path: Path) -> None:
+    config = small_run(scenes, tmp_path, seed=seed, steps=1)
+    assert train(config).step == 1
+    assert train(replace(config, steps=2, resume="auto")).step == 2
+
+
+def test_the_policys_draws_depend_on_the_seed(scenes: Path, tmp_path: Path) -> None:
+    draws = {
+        float(torch.rand((), generator=Trainer(small_run(scenes, tmp_path, seed=seed))._generator(number, view)))
+        for seed in (0, 1, 2**24, 2**64 - 1)
+        for number, view in ((0, 0), (0, 1), (1, 0))
+    }
+    assert len(draws) == 12
+
+
 def test_a_run_killed_at_random_moments_loses_nothing(whole: TrainConfig, tmp_path: Path) -> None:
     """Killed by SIGKILL twice and by SIGTERM once, each at a random moment, and resumed each time."""
     config = replace(whole, output=tmp_path / "killed")
@@ -195,7 +211,7 @@ def test_on_a_full_disk_old_checkpoints_make_room(tmp_path: Path, monkeypatch: p
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(whole: TrainConfig, tmp_path: Path) -> None:
-    broken = replace(whole, objective=replace(whole.objective, entropy_weight=float("nan")))
+    broken = replace(whole, objective=replace(whole.objective, entropy_weight=1e300))
     trainer = Trainer(broken)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     with ThreadPoolExecutor(1) as executor:
@@ -206,7 +222,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(whole: TrainConfig, tmp_path:
 
 
 def test_too_many_in_a_row_end_the_run_with_the_batch_saved(whole: TrainConfig, tmp_path: Path) -> None:
-    broken = replace(whole.objective, entropy_weight=float("nan"))
+    broken = replace(whole.objective, entropy_weight=1e300)
     config = replace(whole, output=tmp_path / "nan", objective=broken, max_bad_steps=3)
     with pytest.raises(
         RunStoppedError, match=r"step 3: .* not finite 3 times in a row; the last batch is in .*bad_batch"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -19,19 +20,13 @@ from ripe.objective.loss import Totals, compute_loss, count_totals
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
 from ripe.pretrained import build
-from ripe.recipe.config import ModelConfig, OptimizerConfig, TrainConfig
+from ripe.recipe import schedule
+from ripe.recipe.config import ModelConfig, TrainConfig
 from ripe.training.batchnorm import join_batchnorm
 from ripe.training.engine import Engine
 from ripe.training.initial import load_imagenet_encoder, load_initial
 
 logger = logging.getLogger(__name__)
-
-
-def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, a plateau, and a linear decay to `final_lr` over the last `decay_share` of the run."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    decay = min(1.0, (steps - step) / max(config.decay_share * steps, 1))
-    return config.final_lr + (config.lr - config.final_lr) * min(warm, decay)
 
 
 def warm_average(decay: float) -> Callable[..., None]:
@@ -120,7 +115,7 @@ class Trainer:
         A loss or gradient that is not finite changes nothing but the counters.
         """
         config = self.config
-        rate = learning_rate(self.step, config.steps, config.optimizer)
+        rate = schedule.at(self.step, config).learning_rate
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self.model.train()
@@ -184,10 +179,9 @@ class Trainer:
             output,
             batch,
             self.config.objective,
-            progress=step / self.config.steps,
+            schedule.at(step, self.config),
             seeds=list(numbers),
             executor=executor,
-            step=step,
             totals=totals,
             total_over_processes=self.engine.total,
         )
@@ -204,7 +198,9 @@ class Trainer:
 
     def _generator(self, number: int, view: int) -> torch.Generator:
         """The source of randomness of one view, the same whichever process and batch it is in."""
-        return torch.Generator(self.engine.device).manual_seed((self.config.seed << 40) + 2 * number + view)
+        # Mixed, as a CPU's generator looks at the lower 32 bits of its seed alone.
+        mixed = np.random.SeedSequence([self.config.seed, number, view]).generate_state(1, np.uint64)
+        return torch.Generator(self.engine.device).manual_seed(int(mixed[0]))
 
     def _clip(self) -> float:
         limit = self.config.optimizer.max_grad_norm
