@@ -174,6 +174,68 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert exit_info.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage", "meant"),
+    [
+        ("mach a b", "usage: ripe [-h]", "match"),
+        ("match a b --max-keypoimts 3", "usage: ripe match", "--max-keypoints"),
+        ("match a b --inlier-treshold=3", "usage: ripe match", "--inlier-threshold"),
+        ("match a b --geometry homografy", "usage: ripe match", "homography"),
+        ("eval pears x", "usage: ripe eval [-h]", "pairs"),
+        ("eval pairs x --base-line sift", "usage: ripe eval pairs", "--baseline"),
+        ("data chek", "usage: ripe data [-h]", "check"),
+        ("extract a -o b --unheard-of", "usage: ripe extract", None),
+    ],
+)
+def test_wrong_usage_shows_the_commands_own_and_what_was_meant(
+    arguments: str, usage: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments.split())
+    assert exit_info.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(usage)
+    assert shown.endswith(f"; did you mean {meant}?\n") == ("did you mean" in shown) == (meant is not None)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (ValueError("no such thing"), 1, "ripe: error: no such thing\n"),
+        (OSError("disk full"), 1, "ripe: error: disk full\n"),
+        (MemoryError("4 GB"), 1, "ripe: error: out of memory: 4 GB\n"),
+        (TypeError("int and None"), 70, "ripe: fault: TypeError: int and None (this should not happen"),
+        (KeyError("x"), 70, "ripe: fault: KeyError: 'x' (this should not happen"),
+        (RuntimeError("one\ntwo"), 70, "ripe: fault: RuntimeError: one two (this should not happen"),
+    ],
+)
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_faults_are_told_from_wrong_input_and_can_be_looked_into(
+    raised: Exception,
+    status: int,
+    message: str,
+    debug: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(arguments: object) -> int:
+        raise raised
+
+    monkeypatch.setattr("ripe.cli.info.run", run)
+    for arguments in (["info", *debug], [*debug, "info"]):
+        assert main(arguments) == status
+        shown = capsys.readouterr().err
+        before, _, last = shown.rpartition("ripe: ")
+        assert ("ripe: " + last).startswith(message)
+        assert last.count("\n") == 1
+        if debug:
+            assert before.startswith("Traceback")
+            assert "test_cli_match.py" in before
+        else:
+            assert before == ""
+            assert ("--debug" in last) == (status == 70)
+
+
 @pytest.mark.parametrize("command", ["match", "extract", "info", "train"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:

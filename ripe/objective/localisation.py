@@ -11,7 +11,7 @@ from ripe.detection import DetectionSettings, detect, fit_peaks
 from ripe.geometry.homography import apply_homography
 
 DETECTION = DetectionSettings(threshold=-torch.inf, nms_radius=2)
-"""Which pixels are maxima: as the compact network's, but for weak keypoints and those near the border, which are to be taught as well."""
+"""Which pixels are maxima: as for the compact network, but weak ones and those near the border are taught as well."""
 
 SHARP = 1.0
 """Score per square pixel; the gradient of a keypoint is weighted down where the peak is flatter than this."""
