@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ripe.objective.cells import to_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
-from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
+from ripe.objective.policy import grid_entries, keypoint_cost, mean_reward_price, policy_loss, share_cost
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
 from ripe.training.config import ObjectiveConfig
 from ripe.training.judging import Judging, PairMatches, cells_taking_part
@@ -127,7 +127,7 @@ def compute_loss(
     if entries is None:
         here = samples.log_probs.new_tensor(float(grid_entries(graded)), dtype=torch.float64)
         entries = float(total_over_processes(here)) * totals.batches
-    policy = policy_loss(graded, entries) + config.baseline * reward_baseline(graded, chosen, entries)
+    policy = policy_loss(graded, entries) + config.baseline * mean_reward_price(graded, chosen, entries)
     held = keypoint_share(progress, config)
     parts = {
         "policy": config.policy_weight * policy,
