@@ -31,6 +31,8 @@ class CommandParser(argparse.ArgumentParser):
 
 def _suggestion(message: str, options: Sequence[str]) -> str:
     """ "; did you mean …?" if a word of argparse's message is nearly one of the choices that it names, or an option."""
+    words: Sequence[str]
+    known: Sequence[str]
     refused = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
     if refused:
         words, known = [refused[1]], re.findall(r"[\w.-]+", refused[2])
