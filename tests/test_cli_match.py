@@ -66,7 +66,7 @@ def test_geometry_can_be_chosen(
 
 
 def test_the_pose_of_a_rectified_pair(photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The bundled photos' cameras (Middlebury's calibration) do not turn; the second stands to the right of the first."""
+    """The bundled photos' cameras (Middlebury's calibration) do not turn; the second is to the right of the first."""
     document = tmp_path / "pose.json"
     options = [
         "--geometry",
