@@ -1,6 +1,7 @@
 """From a score map to keypoints: local maxima, the best of them, and a sub-pixel refinement."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,15 +72,26 @@ def detect(
     rows, columns, scores = rows[order], columns[order], scores[order]
     keypoints = torch.stack([columns, rows], dim=-1).float()
     if settings.subpixel:
-        keypoints = keypoints + subpixel_offsets(logits, rows, columns)
+        keypoints = keypoints + fit_peaks(logits, rows, columns).offsets
     return keypoints, scores
 
 
-def subpixel_offsets(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Where the quadratic through the 3×3 scores around each maximum peaks, relative to the pixel: N×2, within ±0.5.
+class Peaks(NamedTuple):
+    """The quadratics through the 3×3 scores around N maxima.
 
-    Pixels on the border, and those whose fit has no peak, stay where they are.
+    Attributes:
+        offsets: N×2, where they peak relative to the pixel, within ±0.5; 0 on the border and where there is no peak.
+            Differentiable with respect to the scores, by a gradient that grows with the inverse of the sharpness.
+        sharpness: N, the least curvature of the peak, in score per square pixel; 0 where there is no peak or it lies
+            outside the pixel, so that `offsets` are not where it is. Without gradient.
     """
+
+    offsets: Tensor
+    sharpness: Tensor
+
+
+def fit_peaks(logits: Tensor, rows: Tensor, columns: Tensor) -> Peaks:
+    """Fit a quadratic to the H×W map `logits` around each of N maxima."""
     height, width = logits.shape
     interior = (rows > 0) & (rows < height - 1) & (columns > 0) & (columns < width - 1)
     y, x = rows.clamp(1, height - 2), columns.clamp(1, width - 2)
@@ -91,6 +103,13 @@ def subpixel_offsets(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     gxy = (around[1, 1] - around[1, -1] - around[-1, 1] + around[-1, -1]) / 4
     determinant = gxx * gyy - gxy * gxy
     peaked = interior & (determinant > 1e-12) & (gxx < 0)
-    determinant = torch.where(peaked, determinant, 1)
-    offsets = torch.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], dim=-1) / determinant[:, None]
-    return torch.where(peaked[:, None], offsets.clamp(-0.5, 0.5), 0)
+    divisor = torch.where(peaked, determinant, 1)
+    offsets = torch.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], dim=-1) / divisor[:, None]
+    sharpness = _least_curvature(gxx.detach(), gyy.detach(), gxy.detach())
+    inside = peaked & (offsets.detach().abs() < 0.5).all(dim=-1)
+    return Peaks(torch.where(peaked[:, None], offsets.clamp(-0.5, 0.5), 0), torch.where(inside, sharpness, 0))
+
+
+def _least_curvature(gxx: Tensor, gyy: Tensor, gxy: Tensor) -> Tensor:
+    """The smaller eigenvalue of minus the Hessian."""
+    return -(gxx + gyy) / 2 - torch.hypot((gxx - gyy) / 2, gxy)

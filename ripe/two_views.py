@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ripe.features import Features, Matches, TwoViewGeometry
 
-INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "none": None}
+INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "none": None}
 
 
 class Stopwatch:
@@ -33,19 +33,22 @@ class Stopwatch:
         self.milliseconds[name] = round(self.milliseconds.get(name, 0.0) + elapsed, 1)
 
 
-def fit(kind: Any, points: Sequence[Tensor], threshold: float | None) -> TwoViewGeometry | None:
+def fit(
+    kind: Any, points: Sequence[Tensor], threshold: float | None, intrinsics: tuple[Tensor, Tensor] | None = None
+) -> TwoViewGeometry | None:
     """Fit what is asked for to matched points; None if that is "none".
 
     Args:
         kind: a key of `INLIER_THRESHOLDS`.
         points: K×2 of both images.
         threshold: inlier threshold in pixels.
+        intrinsics: 3×3 camera matrices of both images, for "essential".
     """
     if kind == "none" or threshold is None:
         return None
     from ripe.geometry.robust import estimate_geometry
 
-    return estimate_geometry(kind, *points, max_error=threshold)
+    return estimate_geometry(kind, *points, max_error=threshold, intrinsics=intrinsics)
 
 
 def document(
@@ -56,6 +59,8 @@ def document(
     milliseconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything about a matched pair, ready for JSON: lists of numbers, keypoints in pixels of the photos."""
+    from ripe.geometry.pose import CalibratedGeometry
+
     found: dict[str, Any] = {"settings": settings, "milliseconds": milliseconds}
     for number, side in enumerate(features):
         found[f"image_size{number}"] = side.image_size
@@ -65,4 +70,8 @@ def document(
     found["matching_scores"] = matches.scores.tolist()
     found["inliers"] = None if geometry is None else geometry.inliers.tolist()
     found["model"] = None if geometry is None or geometry.model is None else geometry.model.tolist()
+    if isinstance(geometry, CalibratedGeometry):
+        for name in ("rotation", "translation"):
+            value = getattr(geometry, name)
+            found[name] = None if value is None else value.tolist()
     return found

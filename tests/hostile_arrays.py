@@ -22,6 +22,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "fundamental": lambda a, b, m, e: estimate_geometry("fundamental", a, b, max_error=e, max_iterations=50),
     "homography": lambda a, b, m, e: estimate_geometry("homography", a, b, max_error=e, max_iterations=50),
     "pose": lambda a, b, m, e: estimate_relative_pose(a, b, m, m, max_epipolar_error=e, max_iterations=50),
+    "essential": lambda a, b, m, e: estimate_geometry(
+        "essential", a, b, max_error=e, intrinsics=(m, m), max_iterations=50
+    ),
     "keypoints": lambda a, b, m, e: opencv.keypoints_of(a, b[:, 0]),
     "matches": lambda a, b, m, e: opencv.matches_of(a[:, 0], b),
     "drawing": lambda a, b, m, e: draw_matches(PHOTOS, (a, b)),

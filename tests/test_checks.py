@@ -54,7 +54,7 @@ def test_no_array_ends_the_process() -> None:
         ({"min_iterations": -1}, "min_iterations is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "seed is"),
-        ({"kind": "affine"}, "kind is 'affine'; it must be one of fundamental, homography"),
+        ({"kind": "affine"}, "kind is 'affine'; it must be one of fundamental, homography, essential"),
     ],
 )
 @pytest.mark.parametrize("count", [30, 3])

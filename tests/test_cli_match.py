@@ -65,6 +65,70 @@ def test_geometry_can_be_chosen(
     assert (tmp_path / "a.jpg").is_file()
 
 
+def test_the_pose_of_a_rectified_pair(photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bundled photos' cameras (Middlebury's calibration) do not turn; the second is to the right of the first."""
+    document = tmp_path / "pose.json"
+    options = [
+        "--geometry",
+        "essential",
+        "--intrinsics",
+        "994.978,994.978,311.193,254.877",
+        "994.978,994.978,342.279,254.877",
+    ]
+    assert main(["match", *map(str, photos), *options, "--json", str(document)]) == 0
+    written = json.loads(document.read_text())
+    assert written["settings"]["intrinsics1"] == [[994.978, 0, 342.279], [0, 994.978, 254.877], [0, 0, 1]]
+    np.testing.assert_allclose(written["rotation"], np.eye(3), atol=0.01)
+    np.testing.assert_allclose(written["translation"], [-1, 0, 0], atol=0.05)
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert float(printed["rotation"].removesuffix("°")) < 0.5
+    assert printed["direction"].startswith("-0.99") or printed["direction"].startswith("-1.0")
+
+
+def with_focal_length(photo: Path, path: Path, millimetres: float) -> Path:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = millimetres
+    with Image.open(photo) as image:
+        image.save(path, exif=exif)
+    return path
+
+
+def test_exif_tells_the_focal_length(photos: list[Path], random_weights: Path, tmp_path: Path) -> None:
+    named = [with_focal_length(photo, tmp_path / photo.name, 35) for photo in photos]
+    document = tmp_path / "pose.json"
+    assert run_match(named, random_weights, "--geometry", "essential", "--json", document) == 0
+    camera = np.array(json.loads(document.read_text())["settings"]["intrinsics0"])
+    assert camera[0, 0] == camera[1, 1] == pytest.approx(35 / 43.27 * np.hypot(741, 500))
+    assert camera[:2, 2].tolist() == [370, 249.5]
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400)])
+def test_the_focal_length_is_the_one_that_colmap_reads(size: tuple[int, int], tmp_path: Path) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    from ripe.geometry.intrinsics import exif_focal_length
+
+    Image.new("RGB", size).save(tmp_path / "plain.jpg")
+    path = with_focal_length(tmp_path / "plain.jpg", tmp_path / "a.jpg", 28)
+    assert exif_focal_length(path) == pytest.approx(pycolmap.infer_camera_from_image(path).focal_length)
+    assert exif_focal_length(tmp_path / "plain.jpg") is None
+    assert exif_focal_length(with_focal_length(path, tmp_path / "zero.jpg", 0)) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--intrinsics", "1000"],
+        ["--geometry", "essential", "--intrinsics", "1000,2"],
+        ["--geometry", "essential", "--intrinsics", "a"],
+        ["--geometry", "essential", "--intrinsics", "1", "2", "3"],
+    ],
+)
+def test_intrinsics_that_make_no_camera_are_wrong_usage(photos: list[Path], options: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["match", *map(str, photos), *options])
+    assert exit_info.value.code == 2
+
+
 def test_the_picture_shows_the_inliers_only(
     photos: list[Path], random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +189,8 @@ def broken_inputs(tmp_path: Path, photos: list[Path]) -> Path:
         ("match photo.jpg photo.jpg -o a.xyz", "cannot write pictures"),
         ("match photo.jpg photo.jpg --json folder", "is a folder"),
         ("match photo.jpg photo.jpg --inlier-threshold 0", "more than 0"),
+        ("match photo.jpg photo.jpg --geometry essential", "photo.jpg: EXIF has no 35 mm focal length"),
+        ("match photo.jpg photo.jpg --geometry essential --intrinsics -5", "focal lengths -5 and -5"),
         ("match photo.jpg photo.jpg --device quantum", "device quantum"),
         ("match photo.jpg photo.jpg --resize 10", "resize is 10"),
         ("extract missing -o a.h5", "missing: no such file or folder"),
@@ -172,6 +238,68 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
     assert exit_info.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "meant"),
+    [
+        ("mach a b", "usage: ripe [-h]", "match"),
+        ("match a b --max-keypoimts 3", "usage: ripe match", "--max-keypoints"),
+        ("match a b --inlier-treshold=3", "usage: ripe match", "--inlier-threshold"),
+        ("match a b --geometry homografy", "usage: ripe match", "homography"),
+        ("eval pears x", "usage: ripe eval [-h]", "pairs"),
+        ("eval pairs x --base-line sift", "usage: ripe eval pairs", "--baseline"),
+        ("data chek", "usage: ripe data [-h]", "check"),
+        ("extract a -o b --unheard-of", "usage: ripe extract", None),
+    ],
+)
+def test_wrong_usage_shows_the_commands_own_and_what_was_meant(
+    arguments: str, usage: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments.split())
+    assert exit_info.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(usage)
+    assert shown.endswith(f"; did you mean {meant}?\n") == ("did you mean" in shown) == (meant is not None)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (ValueError("no such thing"), 1, "ripe: error: no such thing\n"),
+        (OSError("disk full"), 1, "ripe: error: disk full\n"),
+        (MemoryError("4 GB"), 1, "ripe: error: out of memory: 4 GB\n"),
+        (TypeError("int and None"), 70, "ripe: fault: TypeError: int and None (this should not happen"),
+        (KeyError("x"), 70, "ripe: fault: KeyError: 'x' (this should not happen"),
+        (RuntimeError("one\ntwo"), 70, "ripe: fault: RuntimeError: one two (this should not happen"),
+    ],
+)
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_faults_are_told_from_wrong_input_and_can_be_looked_into(
+    raised: Exception,
+    status: int,
+    message: str,
+    debug: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(arguments: object) -> int:
+        raise raised
+
+    monkeypatch.setattr("ripe.cli.info.run", run)
+    for arguments in (["info", *debug], [*debug, "info"]):
+        assert main(arguments) == status
+        shown = capsys.readouterr().err
+        before, _, last = shown.rpartition("ripe: ")
+        assert ("ripe: " + last).startswith(message)
+        assert last.count("\n") == 1
+        if debug:
+            assert before.startswith("Traceback")
+            assert "test_cli_match.py" in before
+        else:
+            assert before == ""
+            assert ("--debug" in last) == (status == 70)
 
 
 @pytest.mark.parametrize("command", ["match", "extract", "info", "train"])

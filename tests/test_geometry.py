@@ -1,5 +1,6 @@
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -99,6 +100,39 @@ def test_relative_pose_is_recovered(scene, outliers):
     assert pose_error(pose, rotation, translation) < 0.2
     assert pose.inliers[right].all()
     assert pose.inliers[~right].float().mean() < 0.1 if outliers else True
+
+
+def test_an_essential_matrix_is_that_of_the_pose(scene):
+    rotation, translation, points0, points1 = scene
+    spoilt, right = spoil(points1, 0.4)
+    found = estimate_geometry("essential", points0, spoilt, max_error=1.0, intrinsics=(K0, K1))
+    assert found.inliers[right].all()
+    assert found.num_inliers == int(found.inliers.sum())
+    assert rotation_angle(found.rotation, rotation) < 0.2
+    assert translation_angle(found.translation, translation) < 0.2
+    # An essential matrix has two equal singular values and one of 0, and relates the rays of the matches.
+    torch.testing.assert_close(torch.linalg.svdvals(found.model), torch.tensor([1.0, 1, 0]).double(), atol=1e-9, rtol=0)
+    fundamental = torch.linalg.inv(K1).mT @ found.model @ torch.linalg.inv(K0)
+    assert sampson_distance(fundamental, points0[right], points1[right]).max() < 0.1
+    # OpenCV takes the same pose out of it.
+    rays = [apply_homography(torch.linalg.inv(k), p[right]).numpy() for k, p in ((K0, points0), (K1, points1))]
+    _, turned, moved, _ = cv2.recoverPose(found.model.numpy(), *rays)
+    np.testing.assert_allclose(turned, found.rotation, atol=1e-6)
+    np.testing.assert_allclose(moved[:, 0], found.translation, atol=1e-6)
+
+
+def test_an_essential_matrix_needs_both_cameras(scene):
+    _, _, points0, points1 = scene
+    few = estimate_geometry("essential", points0[:4], points1[:4], max_error=1.0, intrinsics=(K0, K1))
+    assert (few.model, few.rotation, few.translation, few.num_inliers) == (None, None, None, 0)
+    with pytest.raises(ValueError, match="intrinsics must be the two images'"):
+        estimate_geometry("essential", points0, points1, max_error=1.0)
+    with pytest.raises(ValueError, match="intrinsics1 has shape 2×3"):
+        estimate_geometry("essential", points0, points1, max_error=1.0, intrinsics=(K0, K1[:2]))
+    with pytest.raises(ValueError, match="max_error is -1"):
+        estimate_geometry("essential", points0, points1, max_error=-1, intrinsics=(K0, K1))
+    with pytest.raises(ValueError, match="a fundamental needs none"):
+        estimate_geometry("fundamental", points0, points1, max_error=1.0, intrinsics=(K0, K1))
 
 
 def test_relative_pose_is_seeded(scene):

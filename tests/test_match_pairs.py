@@ -136,3 +136,49 @@ def test_errors(folder: Path, capsys: pytest.CaptureFixture[str], words: list[st
     assert ended == status
     assert message in capsys.readouterr().err
     assert not list(folder.glob("m.h5*"))
+
+
+@pytest.fixture
+def scene(folder: Path) -> Path:
+    """features.h5 of two views of one plane, 40 of 60 matches right, and of an image that shows something else."""
+    generator = torch.Generator().manual_seed(5)
+    base = torch.rand(60, 2, generator=generator) * 400
+    moved = base * 1.1 + 7
+    moved[40:] = torch.rand(20, 2, generator=generator) * 400
+    descriptors = torch.eye(60)
+    views = {
+        "a.jpg": Features(base, torch.ones(60), descriptors, (480, 480)),
+        "sub/b.jpg": Features(moved, torch.ones(60), descriptors, (480, 480)),
+        "c.jpg": Features(base.flip(0), torch.ones(60), descriptors, (480, 480)),
+    }
+    Path("features.h5").unlink()
+    with FeatureFile("features.h5", {"model": "compact"}) as store:
+        store.add(views, dict.fromkeys(NAMES, 1.0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["homography"], ["fundamental"], ["essential", "--intrinsics", "500"], ["homography", "--device", "cpu"]],
+)
+def test_the_geometry_that_is_asked_for_verifies(scene: Path, options: list[str]) -> None:
+    assert match_pairs("--geometry", *options) == 0
+    [(_, found)] = read_matches("matches.h5", [("a.jpg", "sub/b.jpg")])
+    right = set(range(40))
+    assert len(right & set(found[:, 0].tolist())) >= 38
+    assert len(set(found[:, 0].tolist()) - right) <= 6
+    with h5py.File("matches.h5") as file:
+        assert f"inliers of {options[0]}" in file.attrs["matcher"]
+
+
+def test_all_matches_are_kept_unless_a_geometry_is_asked_for(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert match_pairs() == 0
+    [(_, found)] = read_matches("matches.h5", [("a.jpg", "sub/b.jpg")])
+    assert len(found) == 60
+    assert match_pairs("--geometry", "homography") == 1
+    assert "begun with other settings" in capsys.readouterr().err
+
+
+def test_cameras_of_a_list_must_be_given(scene: Path) -> None:
+    with pytest.raises(SystemExit):
+        match_pairs("--geometry", "essential")

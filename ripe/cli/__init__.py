@@ -5,8 +5,11 @@ A command's module has `add_parser(subparsers)`, which sets `run` as a default, 
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module, metadata
+
+from ripe.cli.parser import CommandParser
 
 COMMANDS = {
     "match": ("ripe.cli.match", "match two photos and fit their geometry"),
@@ -19,6 +22,7 @@ COMMANDS = {
     "info": ("ripe.cli.info", "show versions, models with licence and size, and the device"),
 }
 DESCRIPTION = "Keypoints and descriptors learnt from unlabeled image pairs."
+FAULT = 70  # EX_SOFTWARE of sysexits.h
 EPILOG = """examples:
   ripe match left.jpg right.jpg -o matches.png
   ripe extract photos/ -o features.h5
@@ -27,19 +31,37 @@ EPILOG = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0, 1 after an error, 130 after Ctrl-C; wrong usage exits with 2."""
+    """Run a command and return the exit status.
+
+    It is 0, 1 after an error of the input, 70 after a fault of ours, 130 after Ctrl-C; wrong usage exits with 2.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(words[0] if words else None).parse_args(words)
+    command = next((word for word in words if not word.startswith("-")), None)
+    arguments = _parser(command).parse_args(words)
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except (OSError, ValueError, TypeError) as error:
-        return _fail(f"error: {error}", 1)
+    except Exception as error:
+        debug = getattr(arguments, "debug", False)
+        if debug:
+            traceback.print_exc()
+        return _fail(*_explained(error, debug))
+
+
+def _explained(error: Exception, debug: bool) -> tuple[str, int]:
+    """What an error is to the user, and the exit status."""
+    if isinstance(error, OSError | ValueError):
+        return f"error: {error}", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, and PyTorch's
+        return f"error: out of memory: {error}", 1
+    asked = "the lines above" if debug else "what the same line prints with --debug"
+    kind = type(error).__name__
+    return f"fault: {kind}: {error} (this should not happen, whatever the input is; please report {asked})", FAULT
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="ripe", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     version = f"%(prog)s {metadata.version('ripe-keypoints')}"

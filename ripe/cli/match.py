@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +14,20 @@ from ripe.cli import options
 from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ripe.features import Features, Matches, TwoViewGeometry
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
+  ripe match left.jpg right.jpg --geometry essential --intrinsics 1150
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
+  ripe match --pairs pairs.txt --features features.h5 -o inliers.h5 --geometry fundamental
 
-The last one matches many pairs (two names a line) with the features that `ripe extract` has stored, and writes hloc's
-matches.h5. Interrupted (even killed) and started again, it goes on where it was.
+The last two match many pairs (two names a line) with the features that `ripe extract` has stored, and write hloc's
+matches.h5; with --geometry it holds only the matches that agree with one. Interrupted (even killed) and started again,
+they go on where they were.
 """
 
 
@@ -39,17 +47,28 @@ def add_parser(commands: Any) -> None:
     options.add_extraction_options(parser)
     group = parser.add_argument_group("geometry")
     group.add_argument(
-        "--geometry", choices=INLIER_THRESHOLDS, default="fundamental", help="what is fitted (%(default)s)"
+        "--geometry", choices=INLIER_THRESHOLDS, help="what is fitted (fundamental to two photos, none to a list)"
     )
     group.add_argument(
-        "--inlier-threshold", type=float, metavar="PX", help="in pixels (1 for fundamental, 2 for homography)"
+        "--inlier-threshold", type=float, metavar="PX", help="in pixels (2 for homography, 1 for the others)"
+    )
+    group.add_argument(
+        "--intrinsics",
+        type=_numbers,
+        nargs="+",
+        metavar="F|FX,FY,CX,CY",
+        help="for essential: camera of both photos, or of each (EXIF's 35 mm focal length)",
     )
     parser.set_defaults(run=run, refuse=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
-    if arguments.pairs is not None or arguments.features is not None:
+    many = arguments.pairs is not None or arguments.features is not None
+    arguments.geometry = arguments.geometry or ("none" if many else "fundamental")
+    if arguments.intrinsics is not None and (arguments.geometry != "essential" or len(arguments.intrinsics) > 2):
+        arguments.refuse("--intrinsics goes with --geometry essential: one camera for both photos, or one for each")
+    if many:
         return _match_many(arguments)
     if arguments.image1 is None:
         arguments.refuse("give two photos, or --pairs, --features and -o")
@@ -62,6 +81,8 @@ def _match_many(arguments: argparse.Namespace) -> int:
         arguments.refuse("--pairs, --features and -o belong together")
     if arguments.image0 is not None or arguments.json is not None:
         arguments.refuse("--pairs goes with neither photos nor --json")
+    if arguments.geometry == "essential" and len(arguments.intrinsics or ()) != 1:
+        arguments.refuse("--geometry essential needs --intrinsics, one camera for all photos of a list")
     from tqdm.auto import tqdm
 
     from ripe import files
@@ -71,13 +92,16 @@ def _match_many(arguments: argparse.Namespace) -> int:
 
     files.check_writable(arguments.output)
     pairs = read_pairs(arguments.pairs)
+    settings = {**matches.SETTINGS, "matcher": matches.SETTINGS["matcher"] + _verification(arguments)}
     device = options.device(arguments)
     with (
         FeatureReader(arguments.features) as features,
-        MatchFile(arguments.output, {**matches.SETTINGS, **features.settings}) as store,
+        MatchFile(arguments.output, {**settings, **features.settings}) as store,
         tqdm(total=len(pairs), unit="pair", desc="match") as progress,
     ):
-        missing = matches.match_pairs(features, pairs, store, device=device, progress=progress.update)
+        missing = matches.match_pairs(
+            features, pairs, store, device=device, progress=progress.update, keep=partial(_inliers, arguments)
+        )
         done = sum(store.holds(*pair) for pair in pairs)
     print(f"{done} of {len(pairs)} pairs in {arguments.output}")
     for name, count in missing.items():
@@ -85,6 +109,54 @@ def _match_many(arguments: argparse.Namespace) -> int:
             f"ripe: not matched: {count} pairs of {name}: {arguments.features} has no features of it", file=sys.stderr
         )
     return 1 if missing else 0
+
+
+def _verification(arguments: argparse.Namespace) -> str:
+    """What `_inliers` does to matches, in words; nothing where it keeps all."""
+    if arguments.geometry == "none":
+        return ""
+    camera = "" if arguments.intrinsics is None else f" by {','.join(f'{n:g}' for n in arguments.intrinsics[0])}"
+    return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments):g} px{camera}"
+
+
+def _inliers(arguments: argparse.Namespace, features0: Features, features1: Features, matches: Matches) -> Matches:
+    """The matches of a pair of a list that agree with one geometry."""
+    points = matches.points(features0, features1)
+    cameras = _cameras(arguments, (features0.image_size, features1.image_size))
+    geometry = fit(arguments.geometry, points, _inlier_threshold(arguments), cameras)
+    if geometry is None:
+        return matches
+    kept = geometry.inliers.to(matches.indices.device)
+    return replace(matches, indices=matches.indices[kept], scores=matches.scores[kept])
+
+
+def _cameras(arguments: argparse.Namespace, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
+    """Camera matrices of both photos, of (width, height) `sizes`, from --intrinsics or EXIF; None if not needed."""
+    if arguments.geometry != "essential":
+        return None
+    from ripe.geometry.intrinsics import camera_matrix
+
+    given = arguments.intrinsics or [_exif_camera(path) for path in (arguments.image0, arguments.image1)]
+    return camera_matrix(given[0], sizes[0]), camera_matrix(given[-1], sizes[1])
+
+
+def _exif_camera(path: Path) -> tuple[float]:
+    from ripe.geometry.intrinsics import exif_focal_length
+
+    focal = exif_focal_length(path)
+    if focal is None:
+        raise ValueError(
+            f"{path}: EXIF has no 35 mm focal length; give --intrinsics, such as its focal length in pixels"
+        )
+    return (focal,)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """An argument that is one number, or four with commas between them."""
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) not in (1, 4):
+        raise argparse.ArgumentTypeError(f"{text} is neither F (pixels) nor FX,FY,CX,CY")
+    return numbers
 
 
 def _match_two(arguments: argparse.Namespace) -> int:
@@ -101,6 +173,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
     watch = Stopwatch()
     with watch.stage("read"):
         images = [as_rgb(path) for path in (arguments.image0, arguments.image1)]
+    cameras = _cameras(arguments, [(image.shape[2], image.shape[1]) for image in images])
     with watch.stage("load"):
         model = options.load_model(arguments)
     with watch.stage("extract"):
@@ -109,7 +182,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
         matches = match(*features)
     points = matches.points(*features)
     with watch.stage("geometry"):
-        geometry = fit(arguments.geometry, points, threshold)
+        geometry = fit(arguments.geometry, points, threshold, cameras)
     _report(features, matches, geometry, watch)
     if arguments.output is not None:
         shown = points if geometry is None else [p[geometry.inliers] for p in points]
@@ -117,6 +190,8 @@ def _match_two(arguments: argparse.Namespace) -> int:
         print(f"picture    {arguments.output}")
     if arguments.json is not None:
         settings = _settings(arguments, model.detection.threshold, threshold)
+        if cameras is not None:
+            settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
         files.write_json(arguments.json, document(settings, features, matches, geometry, watch.milliseconds))
         print(f"json       {arguments.json}")
     return 0
@@ -130,10 +205,19 @@ def _inlier_threshold(arguments: argparse.Namespace) -> float | None:
 
 
 def _report(features: list[Features], matches: Matches, geometry: TwoViewGeometry | None, watch: Stopwatch) -> None:
+    import torch
+
+    from ripe.geometry.pose import CalibratedGeometry, rotation_angle
+
     print(f"keypoints  {len(features[0])} and {len(features[1])}")
     print(f"matches    {len(matches)}")
     if geometry is not None:
         print(f"inliers    {geometry.num_inliers}" + ("" if geometry.model is not None else " (no model found)"))
+    if isinstance(geometry, CalibratedGeometry) and geometry.rotation is not None and geometry.translation is not None:
+        angle = float(rotation_angle(torch.eye(3, dtype=torch.float64), geometry.rotation))
+        x, y, z = geometry.translation.tolist()
+        print(f"rotation   {angle:.2f}°")
+        print(f"direction  {x:.3f} {y:.3f} {z:.3f} of the translation")
     print("time       " + ", ".join(f"{stage} {value:.0f} ms" for stage, value in watch.milliseconds.items()))
 
 

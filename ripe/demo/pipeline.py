@@ -25,7 +25,7 @@ MAX_KEYPOINTS = 8192  # matching takes memory by its square
 KEPT_PAIRS = 4
 KEPT_MODELS = 2
 Value = TypeVar("Value")
-GEOMETRIES = tuple(kind for kind in two_views.INLIER_THRESHOLDS if kind != "none")
+GEOMETRIES = ("fundamental", "homography")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,13 @@ import torch
 from torch import Tensor
 
 
+def essential_from_pose(rotation: Tensor, translation: Tensor) -> Tensor:
+    """Essential matrix [t]×·R, 3×3, of `rotation` R (3×3) and `translation` t (3), first camera's frame to second's."""
+    x, y, z = translation.unbind()
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3) @ rotation
+
+
 def fundamental_from_pose(intrinsics0: Tensor, intrinsics1: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
     """Fundamental matrix, 3×3 of norm 1, of two calibrated cameras.
 
@@ -16,10 +23,8 @@ def fundamental_from_pose(intrinsics0: Tensor, intrinsics1: Tensor, rotation: Te
         rotation: 3×3, first camera's frame to second's.
         translation: 3, not 0; its scale does not matter.
     """
-    x, y, z = translation.unbind()
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
-    fundamental = torch.linalg.inv(intrinsics1).mT @ cross @ rotation @ torch.linalg.inv(intrinsics0)
+    essential = essential_from_pose(rotation, translation)
+    fundamental = torch.linalg.inv(intrinsics1).mT @ essential @ torch.linalg.inv(intrinsics0)
     return fundamental / torch.linalg.matrix_norm(fundamental)
 
 

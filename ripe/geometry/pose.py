@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ripe.features import TwoViewGeometry
+
 
 @dataclass(frozen=True)
 class RelativePose:
@@ -19,6 +21,19 @@ class RelativePose:
     rotation: Tensor
     translation: Tensor
     inliers: Tensor
+
+
+@dataclass(frozen=True)
+class CalibratedGeometry(TwoViewGeometry):
+    """An essential matrix E = [t]×·R fitted to matches of calibrated cameras: x1ᵀ·E·x0 = 0 for rays x = K⁻¹·(x, y, 1).
+
+    Attributes:
+        rotation: R, 3×3 float64, first camera's frame to second's; None where the fit failed.
+        translation: t, 3 float64 of length 1, as matches do not tell the scale; None where the fit failed.
+    """
+
+    rotation: Tensor | None = None
+    translation: Tensor | None = None
 
 
 def rotation_angle(rotation0: Tensor, rotation1: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ input gives equal output. What PoseLib would read beyond, such as lists of unequ
 (`ripe.checks`).
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import poselib
@@ -14,45 +14,82 @@ from torch import Tensor
 
 from ripe import checks
 from ripe.features import TwoViewGeometry
-from ripe.geometry.pose import RelativePose
+from ripe.geometry.epipolar import essential_from_pose
+from ripe.geometry.pose import CalibratedGeometry, RelativePose
 
-MIN_MATCHES = {"fundamental": 8, "homography": 4}
-MIN_MATCHES_OF_POSE = 5
+MIN_MATCHES = {"fundamental": 8, "homography": 4, "essential": 5}
+
+Array = Tensor | np.ndarray
+
+
+@overload
+def estimate_geometry(
+    kind: Literal["essential"],
+    points0: Array,
+    points1: Array,
+    *,
+    max_error: float,
+    intrinsics: tuple[Array, Array],
+    max_iterations: int = ...,
+    min_iterations: int = ...,
+    seed: int = ...,
+) -> CalibratedGeometry: ...
+
+
+@overload
+def estimate_geometry(
+    kind: Literal["fundamental", "homography", "essential"],
+    points0: Array,
+    points1: Array,
+    *,
+    max_error: float,
+    intrinsics: tuple[Array, Array] | None = None,
+    max_iterations: int = ...,
+    min_iterations: int = ...,
+    seed: int = ...,
+) -> TwoViewGeometry: ...
 
 
 def estimate_geometry(
-    kind: Literal["fundamental", "homography"],
-    points0: Tensor | np.ndarray,
-    points1: Tensor | np.ndarray,
+    kind: Literal["fundamental", "homography", "essential"],
+    points0: Array,
+    points1: Array,
     *,
     max_error: float,
+    intrinsics: tuple[Array, Array] | None = None,
     max_iterations: int = 10_000,
     min_iterations: int = 100,
     seed: int = 0,
 ) -> TwoViewGeometry:
-    """Fit a fundamental matrix or a homography to matches.
+    """Fit a fundamental matrix, a homography or an essential matrix to matches.
 
     Args:
         kind: which model.
         points0: K×2 in the first image.
         points1: K×2 in the second image.
         max_error: inlier threshold in pixels: epipolar error, or transfer error of a homography.
+        intrinsics: 3×3 camera matrices of both images, without skew; for "essential", and only for it.
         max_iterations: bound on RANSAC's iterations. PoseLib's own bound of 100 000 costs most where matches are bad.
         min_iterations: RANSAC does at least as many, however good the matches are; PoseLib's own figure is 1000.
         seed: of RANSAC's sampling.
 
     Returns:
-        The model and its inliers; no model where there are too few matches or the fit fails.
+        The model and its inliers, and for "essential" rotation and direction of translation
+        (`ripe.geometry.pose.CalibratedGeometry`); no model where there are too few matches or the fit fails.
 
     Raises:
-        ValueError: the kind is unknown, the points are not two equally long lists of finite (x, y), or a number is out
-            of its range.
+        ValueError: the kind is unknown, the points are not two equally long lists of finite (x, y), a camera matrix is
+            missing or none, or a number is out of its range.
     """
     if kind not in MIN_MATCHES:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(MIN_MATCHES)}")
-    matched = checks.matched_points(points0, points1)
     max_error = checks.positive(max_error, "max_error")
     options = _ransac_options(max_iterations, min_iterations, seed)
+    if kind == "essential":
+        return _fit_essential(points0, points1, intrinsics, max_epipolar_error=max_error, **options)
+    if intrinsics is not None:
+        raise ValueError(f"intrinsics go with the kind essential; a {kind} needs none")
+    matched = checks.matched_points(points0, points1)
     count = len(matched[0])
     if count < MIN_MATCHES[kind]:
         return TwoViewGeometry.failed(count)
@@ -68,10 +105,10 @@ def estimate_geometry(
 
 
 def estimate_relative_pose(
-    points0: Tensor | np.ndarray,
-    points1: Tensor | np.ndarray,
-    intrinsics0: Tensor | np.ndarray,
-    intrinsics1: Tensor | np.ndarray,
+    points0: Array,
+    points1: Array,
+    intrinsics0: Array,
+    intrinsics1: Array,
     *,
     max_epipolar_error: float,
     max_iterations: int = 10_000,
@@ -101,7 +138,7 @@ def estimate_relative_pose(
     cameras = _as_camera(intrinsics0, "intrinsics0"), _as_camera(intrinsics1, "intrinsics1")
     options = _ransac_options(max_iterations, min_iterations, seed)
     options["max_epipolar_error"] = checks.positive(max_epipolar_error, "max_epipolar_error")
-    if len(matched[0]) < MIN_MATCHES_OF_POSE:
+    if len(matched[0]) < MIN_MATCHES["essential"]:
         return None
     pose, info = poselib.estimate_relative_pose(*matched, *cameras, options, {})
     inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
@@ -110,6 +147,18 @@ def estimate_relative_pose(
     if not inliers.any() or not torch.isfinite(rotation).all() or not 0 < length < torch.inf:
         return None
     return RelativePose(rotation, translation / length, inliers)
+
+
+def _fit_essential(
+    points0: Array, points1: Array, intrinsics: tuple[Array, Array] | None, **options: Any
+) -> CalibratedGeometry:
+    if intrinsics is None or len(intrinsics) != 2:
+        raise ValueError("intrinsics must be the two images' camera matrices, as the kind is essential")
+    pose = estimate_relative_pose(points0, points1, *intrinsics, **options)
+    if pose is None:
+        return CalibratedGeometry.failed(len(points0))
+    essential = essential_from_pose(pose.rotation, pose.translation)
+    return CalibratedGeometry(essential, pose.inliers, pose.rotation, pose.translation)
 
 
 def _ransac_options(max_iterations: int, min_iterations: int, seed: int) -> dict[str, Any]:

@@ -7,11 +7,14 @@ at the same point in both views, as ALIKE (Zhao et al., IEEE Transactions on Mul
 import torch
 from torch import Tensor
 
-from ripe.detection import DetectionSettings, detect
+from ripe.detection import DetectionSettings, detect, fit_peaks
 from ripe.geometry.homography import apply_homography
 
-DETECTION = DetectionSettings(threshold=-torch.inf, nms_radius=2, subpixel=True)
-"""As the compact network's, but for weak keypoints and those near the border, which are to be taught as well."""
+DETECTION = DetectionSettings(threshold=-torch.inf, nms_radius=2)
+"""Which pixels are maxima: as for the compact network, but weak ones and those near the border are taught as well."""
+
+SHARP = 1.0
+"""Score per square pixel; the gradient of a keypoint is weighted down where the peak is flatter than this."""
 
 REACH = 2.0
 """Pixels; keypoints farther apart are different points of the scene."""
@@ -34,14 +37,26 @@ def localisation_errors(
         H_0to1: 3×3, pixels of the first view to pixels of the second.
 
     Returns:
-        K distances in pixels of the second view, none above `REACH`; differentiable with respect to both score maps.
+        K distances in pixels of the second view, none above `REACH`; differentiable with respect to both score maps, by
+        gradients that are bounded however flat the maps are.
     """
-    keypoints0, keypoints1 = (
-        detect(logits, DETECTION, logits.numel(), valid)[0] for logits, valid in ((logits0, valid0), (logits1, valid1))
-    )
+    keypoints0, keypoints1 = _keypoints(logits0, valid0), _keypoints(logits1, valid1)
     if not len(keypoints0) or not len(keypoints1):
         return logits0.new_zeros(0)
     warped = apply_homography(H_0to1, keypoints0)
     nearest = torch.cdist(warped.detach(), keypoints1.detach()).nan_to_num(torch.inf).argmin(dim=1)
     errors = (warped - keypoints1[nearest]).square().sum(dim=1)
     return (errors[errors < REACH**2] + 1e-6).sqrt()
+
+
+def _keypoints(logits: Tensor, valid: Tensor) -> Tensor:
+    """N×2 maxima of an H×W map to a fraction of a pixel.
+
+    A fit moves the more, the flatter the peak: noise of a white wall would teach more than a corner. So a flat peak's
+    place is what it is, and its gradient is weighted by the peak's sharpness.
+    """
+    pixels = detect(logits, DETECTION, logits.numel(), valid)[0]
+    peaks = fit_peaks(logits, *pixels.flip(-1).long().unbind(dim=-1))
+    weights = (peaks.sharpness / SHARP).clamp(max=1).pow(2)[:, None]
+    fixed = peaks.offsets.detach()
+    return pixels + fixed + weights * (peaks.offsets - fixed)

@@ -22,7 +22,7 @@ from ripe.data.pairs import PairBatch
 from ripe.objective.cells import to_cells
 from ripe.objective.contrastive import descriptor_loss, warp_descriptor_loss
 from ripe.objective.judging import PairMatches, judge, match
-from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
+from ripe.objective.policy import grid_entries, keypoint_cost, mean_reward_price, policy_loss, share_cost
 from ripe.objective.rewards import reward
 from ripe.objective.sampling import PolicyOutput, SampledPair, pairs_of
 from ripe.objective.self_pairs import localisation, repeatability
@@ -155,7 +155,7 @@ def _policy_parts(
     if entries is None:
         here = samples.log_probs.new_tensor(float(grid_entries(graded)), dtype=torch.float64)
         entries = float(total_over_processes(here)) * totals.batches
-    policy = policy_loss(graded, entries) + config.baseline * reward_baseline(graded, chosen, entries)
+    policy = policy_loss(graded, entries) + config.baseline * mean_reward_price(graded, chosen, entries)
     price = -now.penalties * config.keypoint_penalty
     counted = samples.inside & samples.interior
     share = share_cost(samples.acceptance, counted, now.keypoint_share, total_over_processes) / totals.batches

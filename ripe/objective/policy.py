@@ -51,16 +51,18 @@ def keypoint_cost(log_probs: Sequence[tuple[Tensor, Tensor]], selected: Sequence
     return torch.stack(terms).mean() if terms else torch.zeros(())
 
 
-def reward_baseline(
+def mean_reward_price(
     pairs: Sequence[tuple[Tensor, Tensor, PairRewards]],
     selected: Sequence[tuple[Tensor, Tensor]],
     entries: float | None = None,
 ) -> Tensor:
-    """What an average keypoint earned, as a price on every keypoint: the baseline of REINFORCE (Williams 1992).
+    """A price on every keypoint: what an average keypoint of its image earned.
 
     Added to `policy_loss`, it makes a choice more likely where it earned more than the image's mean keypoint, and less
-    likely where it earned less. As it grows with the rewards, it is no obstacle early in training, when hardly a match
-    is right, and selective later. It is indifferent to the number of keypoints; `share_cost` is not.
+    likely where it earned less. It is no baseline in Williams' sense (1992): it depends on what was drawn and only
+    accepted proposals pay it, so its expected gradient is not zero. As it grows with the rewards, it is no obstacle
+    early in training, when hardly a match is right, and selective later. It is indifferent to the number of keypoints;
+    `share_cost` is not.
 
     Args:
         pairs: as in `policy_loss`.

@@ -23,6 +23,7 @@ def match_pairs(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
+    keep: Callable[[Features, Features, Matches], Matches] = lambda features0, features1, matches: matches,
 ) -> Counter[str]:
     """Match those pairs that the store does not hold yet, by mutual nearest neighbours.
 
@@ -32,6 +33,7 @@ def match_pairs(
         store: where the matches go; what was matched before an interruption is kept.
         device: where the descriptors are compared.
         progress: called after each pair.
+        keep: which matches of two images are stored, such as those that agree with one geometry.
 
     Returns:
         The images that have no features, each with the number of pairs that were left out for it.
@@ -61,7 +63,8 @@ def match_pairs(
                 if features0 is None or features1 is None:
                     missing.update(name for name, found in ((name0, features0), (name1, features1)) if found is None)
                 else:
-                    matched[name0, name1] = match(features0, features1), len(features0), len(features1)
+                    kept = keep(features0, features1, match(features0, features1))
+                    matched[name0, name1] = kept, len(features0), len(features1)
             if len(matched) == PAIRS_PER_PART:
                 flush()
             progress()

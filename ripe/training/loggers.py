@@ -16,7 +16,7 @@ CSV = "log.csv"
 FIGURES = {
     "seconds": "since the run's start, interruptions left out",
     "loss/total": "what is minimised: the sum of the parts below",
-    "loss/policy": "REINFORCE: minus the mean of reward times log-probability, and the baseline",
+    "loss/policy": "REINFORCE: minus the mean of reward times log-probability, and the price on keypoints",
     "loss/keypoint": "the price of keypoints (kp_penalty)",
     "loss/share": "squared distance of the share of accepted cells from its target",
     "loss/entropy": "minus the policy's entropy",
