@@ -100,7 +100,9 @@ def _match_two(arguments: argparse.Namespace) -> int:
     threshold = _inlier_threshold(arguments)
     watch = Stopwatch()
     with watch.stage("read"):
-        images = [as_rgb(path) for path in (arguments.image0, arguments.image1)]
+        images = [
+            as_rgb(path, max_megapixels=arguments.max_megapixels) for path in (arguments.image0, arguments.image1)
+        ]
     with watch.stage("load"):
         model = options.load_model(arguments)
     with watch.stage("extract"):
