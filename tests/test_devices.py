@@ -103,7 +103,9 @@ def test_images_masks_and_model_may_be_on_different_devices(device: torch.device
         assert (first.keypoints[:, 0] >= 159.5).all()
 
 
-def test_a_model_that_is_moved_extracts_where_it_is(device: torch.device, photo: np.ndarray, expected: Features) -> None:
+def test_a_model_that_is_moved_extracts_where_it_is(
+    device: torch.device, photo: np.ndarray, expected: Features
+) -> None:
     model = ripe.load(device="cpu")
     model.extract(photo)
     assert_close(model.to(device).extract(photo, max_keypoints=300)[0], expected, device, "float32")
