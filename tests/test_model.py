@@ -369,7 +369,7 @@ def test_pillow_images_and_generators_are_taken(model: ripe.RIPE, photos: list[P
 
 def test_a_stream_is_lazy_in_order_and_goes_on_past_bad_images(model: ripe.RIPE, tmp_path: Path) -> None:
     images: list[Path] = []
-    for index, size in enumerate([(64, 80), (80, 64), (64, 80)] * 20):
+    for index, size in enumerate([(64, 80), (80, 64), (64, 80)] * 5):
         path = tmp_path / f"{index}.png"
         Image.fromarray((texture(*size, seed=index) * 255).byte().permute(1, 2, 0).numpy()).save(path)
         images.append(path)
@@ -380,10 +380,10 @@ def test_a_stream_is_lazy_in_order_and_goes_on_past_bad_images(model: ripe.RIPE,
     found = dict(
         model.extract_stream(images, resize=100, failed=lambda index, error: failures.update({index: str(error)}))
     )
-    assert list(found) == sorted(set(range(60)) - {4, 7, 9})
+    assert list(found) == sorted(set(range(15)) - {4, 7, 9})
     assert list(failures) == [4, 7, 9]
     assert all(str(images[index]) in message for index, message in failures.items())
-    for index in (0, 1, 59):
+    for index in (0, 1, 14):
         assert_same(found[index], model.extract(images[index], resize=100)[0])
     with pytest.raises(ValueError, match=r"4\.png: not an image"):
         list(model.extract_stream(images))
@@ -421,7 +421,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="tells no peak of memory")
 def test_memory_does_not_grow_with_the_number_of_photos(random_weights: Path, tmp_path: Path) -> None:
-    photo = tmp_path / "12_megapixels.jpg"
+    photo = tmp_path / "12_megapixels.bmp"
     Image.effect_noise((25, 19), 60).resize((4000, 3000)).convert("RGB").save(photo)
 
     def peak(count: int) -> int:
