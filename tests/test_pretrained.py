@@ -234,10 +234,10 @@ def test_desc_shares_do_not_fit_the_released_weights() -> None:
         ripe.vgg_hyper(desc_shares=[64, 64, 64, 64])
 
 
-@pytest.mark.parametrize("device", ["gpu", "mps", "meta", "cuda:99", torch.device("cuda", 99)])
-def test_a_device_that_is_not_there_is_one_line_with_those_that_are(device: str | torch.device) -> None:
-    with pytest.raises(ValueError, match=f"device {device} cannot be used here; there are: cpu") as caught:
-        ripe.load(device=device)
+@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cuda:99", torch.device("cuda", 99)])
+def test_a_device_that_is_not_there_is_one_line_with_those_that_are(name: str | torch.device) -> None:
+    with pytest.raises(ValueError, match=f"device {name} cannot be used here; there are: cpu") as caught:
+        ripe.load(device=name)
     assert len(str(caught.value).splitlines()) == 1
 
 
