@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ripe.features import Features
-from ripe.images import as_rgb, rescale_keypoints, resize
+from ripe.images import MAX_MEGAPIXELS, as_rgb, rescale_keypoints, resize
 from ripe.model import RIPE
 
 Describer = Callable[[Tensor], Features]
@@ -57,16 +57,19 @@ def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None
     return lambda image: model.extract(image, max_keypoints=max_keypoints, threshold=threshold)[0]
 
 
-def model_extractor(model: RIPE, *, max_keypoints: int = 2048, max_side: int = 1024) -> Extractor:
+def model_extractor(
+    model: RIPE, *, max_keypoints: int = 2048, max_side: int = 1024, max_megapixels: float = MAX_MEGAPIXELS
+) -> Extractor:
     """Extractor of a RIPE model; photos whose longer side exceeds `max_side` pixels are shrunk to it, none enlarged."""
-    return from_file(describer(model, max_keypoints=max_keypoints), Resizing("long", max_side, enlarge=False))
+    resizing = Resizing("long", max_side, enlarge=False)
+    return from_file(describer(model, max_keypoints=max_keypoints), resizing, max_megapixels)
 
 
-def from_file(describe: Describer, resizing: Resizing) -> Extractor:
-    """An extractor that reads a photo, resizes it and describes it."""
+def from_file(describe: Describer, resizing: Resizing, max_megapixels: float = MAX_MEGAPIXELS) -> Extractor:
+    """An extractor that reads a photo, resizes it and describes it; larger files are refused."""
 
     def extract(path: Path) -> Features:
-        image = as_rgb(path)
+        image = as_rgb(path, max_megapixels=max_megapixels)
         return to_original(describe(resized(image, resizing)), image)
 
     return extract

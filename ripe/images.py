@@ -119,7 +119,7 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
         turn = UPRIGHT.get(orientation(image))
         upright = image if turn is None else image.transpose(turn)
         is_deep = upright.mode in ("F", "I") or upright.mode.startswith("I;16")
-        values = np.asarray(upright if is_deep else upright.convert("RGB"))
+        values = np.asarray(upright if is_deep or upright.mode == "RGB" else upright.convert("RGB"))
     return np.repeat(_levels(values, name)[:, :, None], 3, axis=2) if is_deep else values
 
 
@@ -131,7 +131,7 @@ def _levels(grey: np.ndarray, name: str) -> np.ndarray:
     if top is None:
         wanted = ", ".join(f"0..{top}" for top in ranges)
         raise ValueError(f"{name}: grey values from {low:g} to {high:g}; bring them to {wanted}")
-    return grey.astype(np.uint16) if top == ranges[-1] else np.rint(grey * (65535 / top)).astype(np.uint16)
+    return (np.rint(grey * (65535 / top)) if grey.dtype.kind == "f" else grey).astype(np.uint16)
 
 
 def _check_size(size: Sequence[int], name: str) -> None:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from ripe.images import MIN_SIDE, ImageLike, as_planes, fit_long_side, resize, u
 READERS = 4
 READ_AHEAD = 4
 MAX_PIXELS_PER_BATCH = 2_000_000
+MAX_PIXELS_PER_BATCH_ON_CPU = 500_000  # larger batches are no faster there
 MAX_PIXELS_GATHERED = 8_000_000
 
+Size = tuple[int, int]
 MaskLike = Tensor | np.ndarray | Image.Image
 Failed = Callable[[int, Exception], object]
 """Told the index of an image that cannot be used, and why."""
@@ -36,11 +39,11 @@ class Prepared:
 
     index: int
     pixels: Tensor
-    original_size: tuple[int, int]
+    original_size: Size
     mask: Tensor | None
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """(H, W) of the pixels."""
         return self.pixels.shape[-2], self.pixels.shape[-1]
 
@@ -60,9 +63,11 @@ def prepare(
         max_megapixels: larger files are refused.
         failed: told of images that cannot be used, which are left out; if None, the first one's error is raised.
     """
-    for index, (name, reading, mask) in enumerate(_read_ahead(images, max_megapixels)):
+    read = partial(_read, long_side=long_side, max_megapixels=max_megapixels)
+    for index, (reading, mask) in enumerate(_read_ahead(read, images)):
         try:
-            image = _fitted(index, name, reading.result(), mask, long_side)
+            pixels, size = reading.result()
+            image = Prepared(index, pixels, size, None if mask is None else _as_mask(mask, size))
         except (OSError, ValueError) as error:
             if failed is None:
                 raise
@@ -71,21 +76,22 @@ def prepare(
             yield image
 
 
-def batches(images: Iterable[Prepared]) -> Iterator[list[list[Prepared]]]:
-    """Lists of batches of equally large images; the images of one list come before those of the next.
+def batches(images: Iterable[Prepared], device: torch.device) -> Iterator[list[list[Prepared]]]:
+    """Lists of batches of equally large images for `device`; the images of one list come before those of the next.
 
     A list holds `MAX_PIXELS_GATHERED` pixels, give or take one image, so that images of several sizes find company.
     """
+    largest = MAX_PIXELS_PER_BATCH_ON_CPU if device.type == "cpu" else MAX_PIXELS_PER_BATCH
     gathered: list[Prepared] = []
     pixels = 0
     for image in images:
         gathered.append(image)
         pixels += _area(image)
         if pixels >= MAX_PIXELS_GATHERED:
-            yield _of_equal_size(gathered)
+            yield _of_equal_size(gathered, largest)
             gathered, pixels = [], 0
     if gathered:
-        yield _of_equal_size(gathered)
+        yield _of_equal_size(gathered, largest)
 
 
 def stacked(batch: Sequence[Prepared], device: torch.device) -> Tensor:
@@ -105,17 +111,14 @@ def inside(mask: Tensor, keypoints: Tensor) -> Tensor:
 
 
 def _read_ahead(
-    images: Iterable[tuple[ImageLike, MaskLike | None]], max_megapixels: float
-) -> Iterator[tuple[str, "Future[Tensor]", MaskLike | None]]:
-    """Name, pixels and mask of each image, in order; threads read the files, `READ_AHEAD` of them before their turn."""
+    read: Callable[[ImageLike], tuple[Tensor, Size]], images: Iterable[tuple[ImageLike, MaskLike | None]]
+) -> Iterator[tuple["Future[tuple[Tensor, Size]]", MaskLike | None]]:
+    """What `read` makes of each image, and its mask, in order; threads read files, `READ_AHEAD` before their turn."""
     pool = ThreadPoolExecutor(READERS)
-    waiting: deque[tuple[str, Future[Tensor], MaskLike | None]] = deque()
+    waiting: deque[tuple[Future[tuple[Tensor, Size]], MaskLike | None]] = deque()
     try:
         for image, mask in images:
-            if isinstance(image, str | Path):
-                waiting.append((str(image), pool.submit(as_planes, image, max_megapixels=max_megapixels), mask))
-            else:
-                waiting.append(("image", _at_once(image), mask))
+            waiting.append((pool.submit(read, image) if isinstance(image, str | Path) else _done(read, image), mask))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft()
         while waiting:
@@ -124,40 +127,45 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _at_once(image: ImageLike) -> "Future[Tensor]":
-    done: Future[Tensor] = Future()
+def _done(read: Callable[[ImageLike], tuple[Tensor, Size]], image: ImageLike) -> "Future[tuple[Tensor, Size]]":
+    done: Future[tuple[Tensor, Size]] = Future()
     try:
-        done.set_result(as_planes(image))
+        done.set_result(read(image))
     except (OSError, ValueError) as error:
         done.set_exception(error)
     return done
 
 
-def _fitted(index: int, name: str, original: Tensor, mask: MaskLike | None, long_side: int | None) -> Prepared:
+def _read(image: ImageLike, *, long_side: int | None, max_megapixels: float) -> tuple[Tensor, Size]:
+    """The pixels as the network shall see them, and the size that the image had."""
+    original = as_planes(image, max_megapixels=max_megapixels)
     own = (original.shape[-2], original.shape[-1])
     size = own if long_side is None else fit_long_side(own, long_side)
     if min(size) < MIN_SIDE:
+        name = image if isinstance(image, str | Path) else "image"
         raise ValueError(
             f"{name}: resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`"
         )
-    pixels = original if size == own else resize(unit_range(original), size)
-    return Prepared(index, pixels, own, None if mask is None else _as_mask(mask, own))
+    if size == own:
+        return original, own
+    # Plane by plane, as the floating-point image is by far the largest thing around.
+    return torch.cat([resize(unit_range(plane[None]), size) for plane in original]), own
 
 
-def _as_mask(mask: MaskLike, size: tuple[int, int]) -> Tensor:
+def _as_mask(mask: MaskLike, size: Size) -> Tensor:
     kept = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask) != 0)
     if kept.shape != size:
         raise ValueError(f"a mask of shape {tuple(kept.shape)} for an image of {size} pixels")
     return kept
 
 
-def _of_equal_size(images: Sequence[Prepared]) -> list[list[Prepared]]:
-    groups: dict[tuple[int, int], list[Prepared]] = {}
+def _of_equal_size(images: Sequence[Prepared], max_pixels: int) -> list[list[Prepared]]:
+    groups: dict[Size, list[Prepared]] = {}
     for image in images:
         groups.setdefault(image.size, []).append(image)
     found = []
     for group in groups.values():
-        count = max(1, MAX_PIXELS_PER_BATCH // _area(group[0]))
+        count = max(1, max_pixels // _area(group[0]))
         found += [group[start : start + count] for start in range(0, len(group), count)]
     return found
 

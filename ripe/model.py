@@ -141,7 +141,7 @@ class RIPE(nn.Module):
     def _results(
         self, prepared: Iterable[Prepared], settings: DetectionSettings, max_keypoints: int | None
     ) -> Iterator[tuple[int, Features]]:
-        for gathered in batches(prepared):
+        for gathered in batches(prepared, self.device):
             found: dict[int, Features] = {}
             for batch in gathered:
                 found |= self._extract_batch(batch, settings, max_keypoints)

@@ -114,11 +114,13 @@ def load(
         dtype: float32, or bfloat16 or float16 for half-precision arithmetic. Weights and results stay float32.
 
     Raises:
-        ValueError: unknown name or dtype, or a file that is damaged, changed or of another architecture.
+        ValueError: unknown name or dtype, a device that is not there, or a file that is damaged, changed or of another
+            architecture.
         OSError: the file does not exist, or the weights cannot be fetched.
     """
     if dtype not in PRECISIONS:
         raise ValueError(f"dtype is {dtype}; give one of {', '.join(str(known) for known in PRECISIONS)}")
+    place = usable_device(device)
     name = str(name_or_path)
     if name == "compact":
         model = _load_compact()
@@ -127,7 +129,25 @@ def load(
     else:
         model = _load_file(_existing(name_or_path))
     model.compute_dtype = dtype
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.to(place)
+
+
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device of that name; a GPU if there is one, otherwise the CPU, if None.
+
+    Raises:
+        ValueError: PyTorch knows no such device, or there is none in this machine; the message lists those there are.
+    """
+    try:
+        asked = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+        if asked.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=asked)
+    except (RuntimeError, AssertionError, ImportError) as error:  # PyTorch's answers, of up to a thousand characters
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"device {device} cannot be used here; there are: {', '.join(there)}") from error
+    return asked
 
 
 def vgg_hyper(model_path: str | Path | None = None, desc_shares: Sequence[int] | None = None) -> RIPE:
@@ -191,7 +211,7 @@ def weights_hash(model: RIPE) -> str:
     digest = hashlib.sha256(model.name.encode())
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

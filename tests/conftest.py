@@ -1,4 +1,8 @@
-"""Fixtures: real photos, and a compact model with random weights where trained ones do not matter."""
+"""Fixtures: real photos, a compact model with random weights where trained ones do not matter, and devices.
+
+`pytest --device cuda` runs the tests that take the fixture `device` on that device alone; otherwise they run on the CPU
+and on a GPU, and are skipped where there is none.
+"""
 
 from pathlib import Path
 
@@ -8,9 +12,28 @@ import skimage.data
 import torch
 
 import ripe
-from ripe.pretrained import build
+from ripe.pretrained import build, usable_device
 
+DEVICES = ("cpu", "cuda")
 ASSETS = Path(ripe.__file__).parent / "assets"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", action="append", help="run tests of devices on this one only; may be repeated")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", metafunc.config.getoption("--device") or DEVICES, indirect=True)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn."""
+    try:
+        return usable_device(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -175,3 +175,35 @@ def test_a_name_that_is_no_text_is_reported(mixed: Path, random_weights: Path, t
         file.write((mixed / "a.png").read_bytes())
     assert extract(mixed, tmp_path / "f.h5", random_weights) == 1
     assert len(read_features(tmp_path / "f.h5")) == 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_metadata_links_and_float_files_cost_no_photo(
+    mixed: Path, random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "linked").symlink_to(mixed)
+    with Image.open(mixed / "a.png") as photo:
+        # Orientation 6, and an XResolution that is text.
+        broken = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+        broken += b"\x1a\x01\x02\0\x08\0\0\0\x26\0\0\0\0\0\0\0seventy\0"
+        photo.convert("RGB").save(folder / "turned.jpg", exif=broken)
+        grey = np.asarray(photo.convert("L"), dtype=np.float32)
+    Image.fromarray(grey / 255).save(folder / "float.tif")
+    Image.fromarray(grey - 1000).save(folder / "heights.tif")
+    output = tmp_path / "odd.h5"
+    assert extract(folder, output, random_weights) == 1
+    reported = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ripe: not extracted: ")]
+    names = ["heights.tif", "linked/cut.jpg", "linked/one.png", "linked/text.jpg"]
+    assert sorted(line.split(": ")[2] for line in reported) == names
+    stored = read_features(output)
+    assert sorted(stored) == [
+        "float.tif",
+        *(f"linked/{n}" for n in ("a.png", "b.webp", "grey.JPG", "thin.png")),
+        "turned.jpg",
+    ]
+    assert stored["turned.jpg"]["image_size"].tolist() == [200, 300]
+    assert len(stored["float.tif"]["keypoints"]) > 20
+    assert extract(mixed, tmp_path / "f.h5", random_weights, "--max-megapixels", "1") == 1
+    assert len(read_features(tmp_path / "f.h5")) == 4

@@ -167,6 +167,7 @@ def test_resize_and_precision_are_used(photos: list[Path], random_weights: Path,
 def broken_inputs(tmp_path: Path, photos: list[Path]) -> Path:
     (tmp_path / "text.jpg").write_text("no image")
     Image.new("RGB", (15, 40)).save(tmp_path / "tiny.png")
+    Image.new("RGB", (1100, 1000)).save(tmp_path / "large.png")
     (tmp_path / "photo.jpg").write_bytes(photos[0].read_bytes())
     (tmp_path / "cut.jpg").write_bytes(photos[0].read_bytes()[:20_000])
     (tmp_path / "weights.pth").write_text("no weights")
@@ -191,7 +192,14 @@ def broken_inputs(tmp_path: Path, photos: list[Path]) -> Path:
         ("match photo.jpg photo.jpg --inlier-threshold 0", "more than 0"),
         ("match photo.jpg photo.jpg --geometry essential", "photo.jpg: EXIF has no 35 mm focal length"),
         ("match photo.jpg photo.jpg --geometry essential --intrinsics -5", "focal lengths -5 and -5"),
-        ("match photo.jpg photo.jpg --device quantum", "device quantum"),
+        ("match photo.jpg photo.jpg --device quantum", "device quantum cannot be used here; there are: cpu"),
+        ("match photo.jpg photo.jpg --device mps", "device mps cannot be used here; there are: cpu"),
+        ("match photo.jpg photo.jpg --device meta", "device meta cannot be used here"),
+        ("match photo.jpg photo.jpg --device cuda:99", "device cuda:99 cannot be used here"),
+        (
+            "match photo.jpg large.png --max-megapixels 1",
+            "large.png: 1100×1000 pixels, 1 million, where the limit is 1",
+        ),
         ("match photo.jpg photo.jpg --resize 10", "resize is 10"),
         ("extract missing -o a.h5", "missing: no such file or folder"),
         ("extract folder -o a.h5", "holds no photo"),
@@ -215,6 +223,7 @@ def test_errors_are_one_clear_line(
         words += ["--model", str(random_weights)]
     assert main(words) == 1
     error = capsys.readouterr().err
+    assert len(error) < 400
     assert error.startswith("ripe: error: ")
     assert message in error
     assert error.count("\n") == 1

@@ -3,6 +3,9 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.testing import assert_close
 
 import ripe
 from ripe.features import Features
 from ripe.images import as_rgb, read_image
+from ripe.inference import READ_AHEAD
 
 
 def texture(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -146,6 +151,32 @@ def test_masks_follow_resized_images(model: ripe.RIPE) -> None:
     assert (masked.keypoints[:, 1] < 40).all()
 
 
+@pytest.mark.parametrize("resize", [None, 61, 128, 370])
+def test_no_keypoint_lies_where_the_mask_is_zero_whatever_the_network_saw(model: ripe.RIPE, resize: int | None) -> None:
+    """Where keypoints end up is asked, by each way to round a position, in a mask of holes as small as a pixel."""
+    image = texture(150, 200)
+    mask = np.random.default_rng(0).random((150, 200)) > 0.3
+    [free] = model.extract(image, resize=resize, threshold=-1e6, max_keypoints=None)
+    [found] = model.extract(image, resize=resize, threshold=-1e6, max_keypoints=None, masks=[mask])
+    assert 0 < len(found) < len(free)
+    for rounded in (found.keypoints.round(), (found.keypoints + 0.5).floor(), (found.keypoints - 0.5).ceil()):
+        columns, rows = rounded.int().T.numpy()
+        assert mask[rows, columns].all()
+    [best] = model.extract(image, resize=resize, threshold=-1e6, max_keypoints=20, masks=[mask])
+    assert len(best) == 20
+    assert_same(best, found[:20])
+
+
+def test_masks_may_be_arrays_or_pillow_images(model: ripe.RIPE) -> None:
+    mask = np.zeros((80, 80), dtype=np.uint8)
+    mask[:40] = 255
+    mask.flags.writeable = False
+    kinds = [mask, torch.from_numpy(mask.copy()), Image.fromarray(mask), mask > 0, mask.astype(np.float64)]
+    expected, *others = model.extract([texture(80, 80)] * len(kinds), masks=kinds, threshold=-1e6)
+    for found in others:
+        assert_same(found, expected)
+
+
 def test_resized_images_give_keypoints_in_original_pixels(model: ripe.RIPE) -> None:
     image = texture(120, 160)
     [small] = model.extract(image, resize=80)
@@ -187,6 +218,36 @@ def test_changed_weights_change_the_features(model: ripe.RIPE) -> None:
     assert_same(before, model.extract(image)[0])
 
 
+@pytest.mark.parametrize("part", ["net", "conv_dim_reduction_coarse_desc"])
+def test_weights_changed_behind_pytorchs_back_change_the_features(model: ripe.RIPE, part: str) -> None:
+    """`.data`, NumPy and buffers count no version; nor does loading what was there before."""
+    trained = copy.deepcopy(model)
+    image = texture(64, 64)
+    [before] = trained.extract(image)
+    changed = getattr(trained, part)
+    state = copy.deepcopy(trained.state_dict())
+    first = next(changed.parameters())
+
+    def differs() -> bool:
+        return not torch.equal(trained.extract(image)[0].descriptors, before.descriptors)
+
+    first.data.mul_(3.0).add_(0.5)
+    assert differs()
+    trained.load_state_dict(state)
+    assert not differs()
+    first.detach().numpy()[:] += 0.5
+    assert differs()
+    trained.load_state_dict(state)
+    for buffer in changed.buffers():
+        buffer.data.mul_(2)
+    assert differs() == (part == "net")
+
+
+def test_the_copy_is_made_once(model: ripe.RIPE) -> None:
+    made = model._folded.of(model)
+    assert model._folded.of(model) is made
+
+
 def test_extraction_leaves_the_training_mode_alone(model: ripe.RIPE) -> None:
     trained = copy.deepcopy(model).train()
     statistics = {name: buffer.clone() for name, buffer in trained.named_buffers()}
@@ -225,3 +286,146 @@ def test_detect_and_compute_returns_the_published_tuple(model: ripe.RIPE) -> Non
     batch = model.detectAndCompute(torch.stack([image, image]), -1e6, 30)
     assert isinstance(batch, list)
     assert_close(batch[1][0], keypoints)
+
+
+def test_scores_fall_where_the_whole_map_is_negative(model: ripe.RIPE) -> None:
+    lowered = copy.deepcopy(model)
+    lowered.net.cell_score.bias.data.sub_(100)
+    image = texture(64, 80)
+    keypoints, _, scores = lowered.detectAndCompute(image, threshold=-1e6)
+    assert len(scores) > 20
+    assert (scores < 0).all()
+    assert (scores.diff() <= 0).all()
+    expected = model.detectAndCompute(image, threshold=-1e6)[0]  # ties may differ where the numbers are large
+    assert abs(len(keypoints) - len(expected)) <= 0.1 * len(expected)
+
+
+def test_without_a_threshold_detect_and_compute_uses_the_networks_own_detector(model: ripe.RIPE) -> None:
+    image = texture(64, 80)
+    [expected] = model.extract(image)
+    keypoints, descriptors, scores = model.detectAndCompute(image)
+    assert not torch.equal(keypoints, keypoints.round())
+    assert_close(keypoints, expected.keypoints)
+    assert_close(descriptors, expected.descriptors)
+    assert (scores.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("call", ["extract", "detectAndCompute"])
+def test_results_are_ordinary_tensors(model: ripe.RIPE, call: str) -> None:
+    """A head can be trained on them, and they can be changed in place."""
+    if call == "extract":
+        [found] = model.extract(texture(64, 64))
+        keypoints, descriptors, scores = found.keypoints, found.descriptors, found.scores
+    else:
+        keypoints, descriptors, scores = model.detectAndCompute(texture(64, 64))
+    head = torch.nn.Linear(descriptors.shape[1], 1)
+    (head(descriptors).sum() + scores.sum()).backward()
+    assert head.weight.grad is not None
+    before = keypoints.clone()
+    keypoints[:, 0] += 10
+    assert_close(keypoints - before, torch.tensor([10.0, 0.0]).expand(len(before), 2))
+
+
+def test_results_belong_to_the_caller(model: ripe.RIPE) -> None:
+    [found] = model.extract(texture(64, 64))
+    before = found.keypoints.clone()
+    found.keypoints[:, 0] += 10
+    found.keypoints += 1
+    assert_close(found.keypoints, before + torch.tensor([11.0, 1.0]))
+    found.descriptors = found.descriptors[:, :4]
+    assert found[:3].descriptors.shape == (3, 4)
+
+
+def test_results_can_be_compared_and_kept_in_sets(model: ripe.RIPE) -> None:
+    first, second = model.extract([texture(64, 64)] * 2)
+    matches = [ripe.match(first, second) for _ in range(2)]
+    geometries = [ripe.estimate_geometry("homography", *m.points(first, second), max_error=2.0) for m in matches]
+    for one, other in ((first, second), matches, geometries):
+        assert one == one
+        assert one != other
+        assert {one, other, one} == {other, one}
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_all_keypoints_can_be_asked_for(model: ripe.RIPE, limit: int) -> None:
+    image = texture(96, 96)
+    [every] = model.extract(image, max_keypoints=None)
+    assert_same(every, model.extract(image, max_keypoints=10_000)[0])
+    assert len(model.detectAndCompute(image, top_k=None)[0]) == len(every)
+    with pytest.raises(ValueError, match=f"max_keypoints is {limit}"):
+        model.extract(image, max_keypoints=limit)
+    with pytest.raises(ValueError, match=f"top_k is {limit}"):
+        model.detectAndCompute(image, top_k=limit)
+
+
+def test_pillow_images_and_generators_are_taken(model: ripe.RIPE, photos: list[Path]) -> None:
+    with Image.open(photos[0]) as photo:
+        small = photo.resize((96, 64))
+    [expected] = model.extract(np.asarray(small))
+    for found in (*model.extract(small), *model.extract(image for image in [small, small])):
+        assert_same(found, expected)
+    assert_close(model.detectAndCompute(small)[0], expected.keypoints)
+
+
+def test_a_stream_is_lazy_in_order_and_goes_on_past_bad_images(model: ripe.RIPE, tmp_path: Path) -> None:
+    images: list[Path] = []
+    for index, size in enumerate([(64, 80), (80, 64), (64, 80)] * 5):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray((texture(*size, seed=index) * 255).byte().permute(1, 2, 0).numpy()).save(path)
+        images.append(path)
+    images[4].write_text("no image")
+    images[7].unlink()
+    Image.new("RGB", (400, 20)).save(images[9])
+    failures: dict[int, str] = {}
+    found = dict(
+        model.extract_stream(images, resize=100, failed=lambda index, error: failures.update({index: str(error)}))
+    )
+    assert list(found) == sorted(set(range(15)) - {4, 7, 9})
+    assert list(failures) == [4, 7, 9]
+    assert all(str(images[index]) in message for index, message in failures.items())
+    for index in (0, 1, 14):
+        assert_same(found[index], model.extract(images[index], resize=100)[0])
+    with pytest.raises(ValueError, match=r"4\.png: not an image"):
+        list(model.extract_stream(images))
+
+
+def test_a_stream_takes_no_more_images_than_it_needs(model: ripe.RIPE, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ripe.inference.MAX_PIXELS_GATHERED", 3 * 64 * 64)
+    taken = 0
+
+    def images() -> Iterator[torch.Tensor]:
+        nonlocal taken
+        for seed in range(100):
+            taken += 1
+            yield texture(64, 64, seed)
+
+    stream = model.extract_stream(images())
+    assert taken == 0
+    assert [next(stream)[0] for _ in range(3)] == [0, 1, 2]
+    assert taken == 3 + READ_AHEAD
+    stream.close()
+    with pytest.raises(ValueError, match="max_keypoints"):  # at once, not when the first result is asked for
+        model.extract_stream(images(), max_keypoints=0)
+
+
+PEAK = """
+import resource, sys
+import ripe
+model = ripe.load(sys.argv[1], device="cpu")
+found = model.extract([sys.argv[2]] * int(sys.argv[3]), resize=320, max_keypoints=100)
+assert len(found) == int(sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="tells no peak of memory")
+def test_memory_does_not_grow_with_the_number_of_photos(random_weights: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "12_megapixels.bmp"
+    Image.effect_noise((25, 19), 60).resize((4000, 3000)).convert("RGB").save(photo)
+
+    def peak(count: int) -> int:
+        command = [sys.executable, "-c", PEAK, str(random_weights), str(photo), str(count)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert peak(40) <= 1.3 * peak(4)

@@ -232,3 +232,21 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
 def test_desc_shares_do_not_fit_the_released_weights() -> None:
     with pytest.raises(ValueError, match="model_path"):
         ripe.vgg_hyper(desc_shares=[64, 64, 64, 64])
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cuda:99", torch.device("cuda", 99)])
+def test_a_device_that_is_not_there_is_one_line_with_those_that_are(name: str | torch.device) -> None:
+    with pytest.raises(ValueError, match=f"device {name} cannot be used here; there are: cpu") as caught:
+        ripe.load(device=name)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+def test_cuda_where_there_is_none_is_no_assertion_error() -> None:
+    with pytest.raises(ValueError, match="device cuda cannot be used here"):
+        ripe.load(device="cuda")
+
+
+def test_the_hash_of_bfloat16_weights_can_be_had() -> None:
+    model = build("compact")
+    assert pretrained.weights_hash(model) != pretrained.weights_hash(model.bfloat16())

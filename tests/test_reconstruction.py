@@ -260,6 +260,25 @@ def test_keypoints_go_back_to_the_stored_pixels(orientation: int, tmp_path: Path
     np.testing.assert_array_equal(colmap.stored_keypoints(features, orientation), [[23, 11]])
 
 
+def test_turned_tiffs_share_the_single_camera_of_their_stored_size(tmp_path: Path) -> None:
+    """Some releases of Pillow tell the upright size of TIFF files; COLMAP's is the stored one."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sizes = {"flat.tif": (60, 40), "tall.tif": (40, 60), "turned.tif": (60, 40), "turned.jpg": (60, 40)}
+    features = {}
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(tmp_path / name, **({"exif": exif} if name.startswith("turned") else {}))
+        upright = size[::-1] if name.startswith("turned") else size
+        features[name] = Features(torch.tensor([[3.0, 5.0]]), torch.ones(1), torch.zeros(1, 0), upright)
+    assert colmap.write_database(tmp_path / "database.db", tmp_path, features, [], single_camera=True) == []
+    with pycolmap.Database.open(tmp_path / "database.db") as opened:
+        assert {(camera.width, camera.height) for camera in opened.read_all_cameras()} == {(60, 40), (40, 60)}
+        images = {image.name: image for image in opened.read_all_images()}
+        assert len({images[name].camera_id for name in ("flat.tif", "turned.tif", "turned.jpg")}) == 1
+        for name in ("turned.tif", "turned.jpg"):
+            np.testing.assert_allclose(opened.read_keypoints(images[name].image_id)[0, :2], [5.5, 36.5])
+
+
 def test_pairs() -> None:
     names = list("abcde")
     assert len(exhaustive(names)) == 10

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     with FeatureFile(arguments.output, _settings(arguments, model)) as store:
         pending = {name: path for name, path in named.items() if name not in store.done and _storable(name, failures)}
         with tqdm(total=len(named), initial=len(named) - len(pending), unit="image", desc="extract") as progress:
-            for batch in _batches(_read_ahead(pending, failures)):
+            for batch in _batches(_read_ahead(pending, failures, arguments.max_megapixels)):
                 _process(model, batch, store, failures, options.extraction_settings(arguments))
                 progress.update(len(batch))
             progress.update(len(named) - progress.n)
@@ -111,17 +112,20 @@ def _storable(name: str, failures: dict[str, str]) -> bool:
     return True
 
 
-def _read_ahead(named: dict[str, Path], failures: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:
+def _read_ahead(
+    named: dict[str, Path], failures: dict[str, str], max_megapixels: int
+) -> Iterator[tuple[str, np.ndarray]]:
     """The images in order, read by threads while the network works; those that cannot be read go to `failures`."""
     from ripe.images import read_image
 
+    read = partial(read_image, max_megapixels=max_megapixels)
     waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
     remaining = iter(named.items())
     pool = ThreadPoolExecutor(READERS)
     try:
         while True:
             while len(waiting) < READ_AHEAD and (following := next(remaining, None)) is not None:
-                waiting.append((following[0], pool.submit(read_image, following[1])))
+                waiting.append((following[0], pool.submit(read, following[1])))
             if not waiting:
                 return
             name, reading = waiting.popleft()

@@ -172,7 +172,9 @@ def _match_two(arguments: argparse.Namespace) -> int:
     threshold = _inlier_threshold(arguments)
     watch = Stopwatch()
     with watch.stage("read"):
-        images = [as_rgb(path) for path in (arguments.image0, arguments.image1)]
+        images = [
+            as_rgb(path, max_megapixels=arguments.max_megapixels) for path in (arguments.image0, arguments.image1)
+        ]
     cameras = _cameras(arguments, [(image.shape[2], image.shape[1]) for image in images])
     with watch.stage("load"):
         model = options.load_model(arguments)

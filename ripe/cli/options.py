@@ -43,6 +43,14 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resize", type=positive, metavar="LONG_SIDE", help="longer side in pixels that the network sees (as it is)"
     )
+    add_megapixels_option(group)
+
+
+def add_megapixels_option(group: argparse._ActionsContainer) -> None:
+    """--max-megapixels."""
+    group.add_argument(
+        "--max-megapixels", type=positive, default=200, metavar="N", help="refuse larger photos (%(default)s)"
+    )
 
 
 def positive(text: str) -> int:
@@ -64,14 +72,9 @@ def load_model(arguments: argparse.Namespace) -> RIPE:
 
 def device(arguments: argparse.Namespace) -> torch.device:
     """The device of --device (a GPU if there is one, otherwise the CPU); `ValueError` if it cannot be used."""
-    import torch
+    from ripe.pretrained import usable_device
 
-    try:
-        asked = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=asked)
-    except (RuntimeError, AssertionError) as error:  # PyTorch's answers to a device that is unknown or not there
-        raise ValueError(f"device {arguments.device}: {str(error).splitlines()[0]}") from error
-    return asked
+    return usable_device(arguments.device)
 
 
 def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:

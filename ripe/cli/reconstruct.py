@@ -44,6 +44,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--resize", type=options.positive, default=1600, metavar="PX", help="shrink longer sides to this (%(default)s)"
     )
+    options.add_megapixels_option(parser)
     group = parser.add_argument_group("pairs and cameras")
     group.add_argument(
         "--pairs",
@@ -157,14 +158,15 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     from ripe.reconstruction.pipeline import Source
 
     limits = {"max_keypoints": arguments.max_keypoints, "max_side": arguments.resize}
+    reading = {**limits, "max_megapixels": arguments.max_megapixels}
     model = options.load_model(arguments)
     name = arguments.model if arguments.model in MODELS else Path(arguments.model).stem
     settings = {"model": model.name, "weights": weights_hash(model), "precision": arguments.precision}
     settings |= {"threshold": model.detection.threshold, **limits}
     make = partial(Source, max_side=arguments.resize)
-    found = [make(name, model_extractor(model, **limits), settings)]
+    found = [make(name, model_extractor(model, **reading), settings)]
     found += [
-        make(name, baseline_extractor(name, **limits), {"baseline": name, **limits}) for name in arguments.baseline
+        make(name, baseline_extractor(name, **reading), {"baseline": name, **limits}) for name in arguments.baseline
     ]
     return found
 

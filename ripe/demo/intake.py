@@ -4,13 +4,12 @@ A file is judged by its header before anything is decoded. CMYK files are conver
 transparency is dropped, EXIF orientation is applied; animations, drawings (SVG) and documents are refused.
 """
 
-import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from ripe.images import read_image
+from ripe.images import open_image, read_image
 
 MAX_FILE_BYTES = 30_000_000
 MAX_PIXELS = 25_000_000
@@ -38,22 +37,19 @@ def _check_header(path: Path) -> None:
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{path.name}: {size / 1e6:.0f} MB; files may have {MAX_FILE_BYTES / 1e6:.0f} MB at most")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            with Image.open(path, formats=FORMATS) as image:
-                (width, height), kind = image.size, image.format
-                animated = kind in ANIMATED_FORMATS and getattr(image, "is_animated", False)
-    except Image.DecompressionBombError as error:
-        raise ValueError(_too_many_pixels(path.name)) from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path.name}: not a photo that can be read; send a JPEG, PNG, WebP or TIFF file") from error
-    except (OSError, SyntaxError, ValueError) as error:
+        with open_image(path, FORMATS) as image:
+            (width, height), kind = image.size, image.format
+            animated = kind in ANIMATED_FORMATS and getattr(image, "is_animated", False)
+    except Exception as error:  # damaged files make Pillow fail in every way that there is
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise ValueError(
+                f"{path.name}: not a photo that can be read; send a JPEG, PNG, WebP or TIFF file"
+            ) from error
         raise ValueError(f"{path.name}: damaged or unreadable image") from error
     if width * height > MAX_PIXELS:
-        raise ValueError(_too_many_pixels(f"{path.name}: {width}×{height} pixels"))
+        raise ValueError(
+            f"{path.name}: {width}×{height} pixels: more than the {MAX_PIXELS // 1_000_000} million pixels that are "
+            "allowed; send a smaller copy"
+        )
     if animated:
         raise ValueError(f"{path.name}: an animation; send one still photo")
-
-
-def _too_many_pixels(what: str) -> str:
-    return f"{what}: more than the {MAX_PIXELS // 1_000_000} million pixels that are allowed; send a smaller copy"

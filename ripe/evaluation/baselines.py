@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ripe.extractors import Describer, Extractor, Resizing, from_file
 from ripe.features import Features
+from ripe.images import MAX_MEGAPIXELS
 
 Detected = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Keypoints N×2, scores N and descriptors N×D, all float32."""
@@ -53,7 +54,7 @@ def disk(max_keypoints: int, weights: Path, device: torch.device | None = None) 
     network = network.to(device).eval()
 
     def describe(image: Tensor) -> Features:
-        with torch.inference_mode():
+        with torch.no_grad():
             found = network(image[None].to(device), n=max_keypoints, pad_if_not_divisible=True)[0]
         return _sorted(found.keypoints, found.detection_scores, found.descriptors, image)
 
@@ -74,7 +75,7 @@ def aliked(max_keypoints: int, weights: Path, device: torch.device | None = None
     network = network.to(device).eval()
 
     def describe(image: Tensor) -> Features:
-        with torch.inference_mode():
+        with torch.no_grad():
             found = network(image[None].to(device))[0]
         return _sorted(found.keypoints, found.keypoint_scores, found.descriptors, image)
 
@@ -105,7 +106,9 @@ LEARNED: dict[str, tuple[Callable[..., Describer], str]] = {
 """Networks of kornia, with the name under which PyTorch's cache would hold the published weights."""
 
 
-def baseline_extractor(name: str, *, max_keypoints: int = 2048, max_side: int = 1024) -> Extractor:
+def baseline_extractor(
+    name: str, *, max_keypoints: int = 2048, max_side: int = 1024, max_megapixels: float = MAX_MEGAPIXELS
+) -> Extractor:
     """Extractor of a baseline; photos whose longer side exceeds `max_side` pixels are shrunk to it, none enlarged.
 
     Args:
@@ -113,7 +116,8 @@ def baseline_extractor(name: str, *, max_keypoints: int = 2048, max_side: int = 
         max_keypoints: how many keypoints a photo keeps at most, those of strongest response.
         max_side: in pixels.
     """
-    return from_file(baseline(name, max_keypoints), Resizing("long", max_side, enlarge=False))
+    resizing = Resizing("long", max_side, enlarge=False)
+    return from_file(baseline(name, max_keypoints), resizing, max_megapixels)
 
 
 def baseline(name: str, max_keypoints: int, device: torch.device | None = None) -> Describer:

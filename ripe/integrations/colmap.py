@@ -11,11 +11,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from ripe import checks
 from ripe.features import Features
 from ripe.files import replacing
+from ripe.images import open_image, orientation, stored_size
 
 if TYPE_CHECKING:
     import pycolmap
@@ -162,9 +162,8 @@ def stored_keypoints(features: Features, orientation: int) -> np.ndarray:
 
 def _stored_size(path: Path) -> tuple[tuple[int, int], int]:
     """(width, height) of the stored file and its EXIF orientation."""
-    with Image.open(path) as image:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return image.size, orientation if orientation in range(1, 9) else 1
+    with open_image(path) as image:
+        return stored_size(image), orientation(image)
 
 
 def _camera_groups(stored: Mapping[str, tuple[tuple[int, int], int]], single_camera: bool) -> list[list[str]]:

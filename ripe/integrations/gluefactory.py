@@ -82,7 +82,7 @@ def _padded(features: Features, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """`length` keypoints in the corner convention, scores and descriptors, the last ones being padding."""
     missing = length - len(features)
     keypoints = features.keypoints + 0.5
-    anywhere = torch.rand(missing, 2, device=keypoints.device) * keypoints.new_tensor(features.image_size)
+    anywhere = torch.rand(missing, 2).to(keypoints) * keypoints.new_tensor(features.image_size)
     scores = F.pad(features.scores.float().sigmoid(), (0, missing))
     descriptors = F.pad(features.descriptors.float(), (0, 0, 0, missing))
     return torch.cat([keypoints, anywhere]), scores, descriptors
