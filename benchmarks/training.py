@@ -40,11 +40,11 @@ from ripe.objective.cells import CellSamples, sample_cells
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy, PolicyOutput
 from ripe.pretrained import build
-from ripe.recipe.config import DataConfig, ObjectiveConfig
+from ripe.recipe import schedule
+from ripe.recipe.config import DataConfig, ObjectiveConfig, TrainConfig
 from ripe.training.presets import compose
 
 SEED = 10  # half of the pairs are positive
-PROGRESS = 0.5  # of the run: the penalties are in full force
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def our_loss(
     output: PolicyOutput, batch: PairBatch, clock: Clock, *, objective: ObjectiveConfig, executor: ThreadPoolExecutor
 ) -> Tensor:
     """`compute_loss`; the time that judging takes is booked apart."""
-    seeds = range(len(batch))
-    terms = compute_loss(output, batch, objective, progress=PROGRESS, seeds=seeds, executor=executor)
+    now = schedule.at(1, TrainConfig(steps=2, objective=objective))  # half-way: the penalties are in full force
+    terms = compute_loss(output, batch, objective, now, seeds=range(len(batch)), executor=executor)
     clock(f"judge={terms.judge_seconds}")
     return terms.total
 

@@ -4,6 +4,8 @@ import hashlib
 import http.server
 import io
 import re
+import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -365,7 +367,7 @@ def test_check_lists_every_set_and_does_not_fail_by_itself(
     assert all(f"{name}: missing" in shown for name in catalogue.SOURCES)
     assert main(["data", "check", "tokyo"]) == 1
     assert main(["data", "check", "nonsense"]) == 1
-    assert "there are: megadepth" in capsys.readouterr().err
+    assert "there are: acdc" in capsys.readouterr().err
 
 
 def test_check_counts_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,6 +402,38 @@ def test_check_counts_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "1 of 2 calibrations, missing" in capsys.readouterr().out
     (imw / "dataset.json").write_text("{")
     assert "not DISK's layout" in inventory.take("imw2020", tmp_path).problem
+
+
+VILLAGE = """
+from ripe.data.dataset import Count, DataSet
+from ripe.data.own import read_scenes
+
+SET = DataSet("village", "A village", "https://example.org", "village", "archive", "church",
+    count=lambda folder: [Count("scenes", len(read_scenes(folder)), 2)],
+    scenes=lambda folder, config, seed: read_scenes(folder))
+"""
+
+
+def test_a_data_set_is_one_module(tmp_path: Path) -> None:
+    """Checked and trained on by its name, without a line about it elsewhere."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "village.py").write_text(VILLAGE)
+    write_own(tmp_path / "data" / "village", {"church": 2, "mill": 2})
+    code = f"""
+import ripe.data.sets
+ripe.data.sets.__path__.append({str(tmp_path / "modules")!r})
+from ripe.cli import main
+assert main(["data", "check", "village", "--dir", {str(tmp_path / "data")!r}]) == 0
+from ripe.data.pairs import read_sets
+from ripe.training.presets import compose
+config = compose("train", ["data=megadepth+village"]).data
+assert config.sets == {{"megadepth": 0.8, "village": 0.2}} and config.view == "letterbox"
+alone = compose("train", ["data=village", "data.dir={tmp_path / "data"}"])
+print([scene.name for scene in read_sets(alone.data, alone.seed)["village"]])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "village: complete: A village" in result.stdout
+    assert result.stdout.endswith("['church', 'mill']\n")
 
 
 def test_check_looks_at_ones_own_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,14 +18,13 @@ import ripe
 import ripe.images
 from ripe.cli import main
 from ripe.networks.vgg import VggNet
-from ripe.objective.judging import inlier_threshold
-from ripe.objective.loss import penalty_share
+from ripe.recipe import schedule
 from ripe.recipe.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from ripe.settings import Settings
 from ripe.tables import markdown_table
 from ripe.training.loggers import FIGURES
 from ripe.training.presets import PUBLISHED_NAMES, compose, groups, presets
-from ripe.training.trainer import initial_model, learning_rate
+from ripe.training.trainer import initial_model
 
 pytest.importorskip("hydra")
 SCRIPT = Path(ripe.__file__).parent / "train.py"
@@ -58,6 +57,13 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
         assert sum(config.data.sets.values()) == pytest.approx(1)
 
 
+def test_the_weights_of_the_sets_are_those_that_are_given() -> None:
+    assert compose("train", ["data=megadepth", "data.sets={tokyo: 0.3, own: 0.7}"]).data.sets == {
+        "tokyo": 0.3,
+        "own": 0.7,
+    }
+
+
 def test_the_presets_of_the_issue_are_there() -> None:
     assert {"train", "train_positive", "compact", "cpu", "overfit", "finetune"} <= set(presets())
 
@@ -69,19 +75,22 @@ def test_the_published_run_has_the_published_values() -> None:
     assert (config.data.self_share, config.data.negative_share) == (0, 0.5)
     assert (config.precision, config.val_interval, config.log_interval) == ("bf16-mixed", 2000, 50)
     assert config.model == ModelConfig("vgg_hyper", encoder="imagenet", input_normalisation="imagenet")
-    rates = [learning_rate(step, config.steps, config.optimizer) for step in (0, 40_000, 80_000)]
+    moments = [schedule.at(step, config) for step in (0, 40_000, 80_000)]
+    rates = [now.learning_rate for now in moments]
     assert rates == pytest.approx([1e-3, (1e-3 + 1e-6) / 2, 1e-6])
     assert (config.optimizer.weight_decay, config.optimizer.max_grad_norm) == (1e-5, None)
     objective = config.objective
     assert (objective.miss_penalty, objective.keypoint_penalty) == (-1e-7, -7e-7)
-    assert [penalty_share(at, objective) for at in (0, 1 / 6, 1 / 3, 1)] == pytest.approx([0, 0.5, 1, 1])
+    alphas = [schedule.at(round(share * config.steps), config).penalties for share in (0, 1 / 6, 1 / 3, 1)]
+    assert alphas == pytest.approx([0, 0.5, 1, 1], abs=1e-4)
+    assert [now.ratio_share for now in moments] == [0, 0.5, 1]
     assert (objective.descriptor_weight, objective.positive_margin, objective.negative_margin) == (5, 0.2, 0.2)
     assert (objective.descriptor_loss, objective.outlier_reward, objective.policy_weight) == ("margin", None, 1)
     assert (objective.baseline, objective.keypoint_share_weight, objective.entropy_weight) == (0, 0, 0)
-    assert [inlier_threshold(step, objective) for step in (0, 5000)] == [1, 1]
-    other = compose("train", ["objective.inlier_threshold=0.5", "objective.inlier_threshold_extra=2.5"]).objective
-    assert inlier_threshold(0, other) == 3
-    assert inlier_threshold(2000, other) == pytest.approx(2.5 * 0.36787944 + 0.5)
+    assert [now.epipolar_threshold for now in moments] == [1, 1, 1]
+    other = compose("train", ["objective.inlier_threshold=0.5", "objective.inlier_threshold_extra=2.5"])
+    assert schedule.at(0, other).epipolar_threshold == 3
+    assert schedule.at(2000, other).epipolar_threshold == pytest.approx(2.5 * 0.36787944 + 0.5)
 
 
 def test_the_successors_run_differs_in_what_its_paper_changed() -> None:
@@ -118,6 +127,8 @@ def test_published_names_of_settings_are_understood() -> None:
         ("objective.reward_type=gold", "objective.reward_type=gold: must be one of inlier"),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: must be more than 0"),
         ("data=x", "data=x: no such choice; there are acdc"),
+        ("data.sets={cambridge: 1}", "data.sets=cambridge: must be one of acdc, megadepth, tokyo, own"),
+        ("data.sets={own: 1", "no viable alternative at input '{own: 1'"),
         ("data.warp=3", "data.warp=3: is a group of settings"),
         ("name=a/b", "name=a/b: must be the name of a folder"),
         ("steps", "settings are written key=value"),
@@ -132,7 +143,7 @@ def test_published_names_of_settings_are_understood() -> None:
         ("data.warp.min_scale=3", "data.warp.min_scale=3.0: must be at most data.warp.max_scale, 2.0"),
         ("data.sets={own: -1}", "data.sets.own=-1.0: must be more than 0"),
         ("optimizer.final_lr=1", "optimizer.final_lr=1.0: must be at most optimizer.lr"),
-        ("max_minutes=-3", "max_minutes=-3.0: must be more than 0"),
+        ("max_minutes=-3", "max_minutes=-3.0: must be 0 or more"),
         ("seed=-1", "seed=-1: must be from 0 to 18446744073709551615"),
         ("seed=18446744073709551616", "seed=18446744073709551616: must be from 0 to"),
         ("precision=float16", "precision=float16: must be one of 32-true"),
@@ -244,8 +255,8 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_learning_rate_warms_up_holds_and_decays() -> None:
-    config = OptimizerConfig(lr=1.0, warmup_steps=10, decay_share=0.5)
-    rates = [learning_rate(step, 100, config) for step in range(101)]
+    config = TrainConfig(steps=100, optimizer=OptimizerConfig(lr=1.0, warmup_steps=10, decay_share=0.5))
+    rates = [schedule.at(step, config).learning_rate for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40
     assert rates[75] == pytest.approx(0.5)

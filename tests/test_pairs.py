@@ -236,10 +236,15 @@ def test_a_missing_set_is_named_with_the_way_to_get_it(tmp_path: Path, name: str
         ScenePairs(config, 0, 1)
 
 
+def test_a_set_that_does_not_exist_or_is_for_measuring_alone_is_named() -> None:
+    for name in ("cambridge", "hpatches"):
+        with pytest.raises(ValueError, match=f"data.sets={name}: must be one of acdc, megadepth, tokyo, own"):
+            ScenePairs(DataConfig(sets={name: 1.0}), 0, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sets": {"cambridge": 1.0}}, "data.sets=cambridge: must be one of megadepth, tokyo, acdc, own"),
         ({"sets": {"tokyo": 0.0}}, "data.sets.tokyo=0.0: must be more than 0"),
         ({"root": Path("a"), "scenes": Path("b")}, "data.root stands in for data.scenes"),
         ({"view": "square"}, "data.view=square: must be one of crop, letterbox"),

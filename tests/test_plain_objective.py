@@ -15,6 +15,8 @@ from ripe.objective.inliers import fit_epipolar
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy, PolicyOutput
 from ripe.pretrained import build
+from ripe.recipe import schedule
+from ripe.recipe.config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import plain_objective
@@ -49,8 +51,9 @@ def gradients(loss: Tensor, output: PolicyOutput) -> list[Tensor]:
 def test_it_gives_our_loss_and_gradient_for_the_same_inliers(batch: PairBatch, output: PolicyOutput) -> None:
     """Ours judges by RANSAC; the plain objective is told its verdicts, as seeds and limits differ."""
     objective = replace(benchmark.published_objective(), miss_penalty=-1e-3, keypoint_penalty=-1e-2)
+    now = schedule.at(1, TrainConfig(steps=2, objective=objective))
     with ThreadPoolExecutor(1) as executor:
-        ours = compute_loss(output, batch, objective, progress=0.5, seeds=range(4), executor=executor).total
+        ours = compute_loss(output, batch, objective, now, seeds=range(4), executor=executor).total
     first, second = benchmark.views(output)
     verdicts = []
     with ThreadPoolExecutor(1) as executor:

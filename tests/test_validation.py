@@ -30,7 +30,8 @@ from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
 from ripe.pretrained import build
-from ripe.recipe.config import DataConfig, ObjectiveConfig, WarpConfig
+from ripe.recipe import schedule
+from ripe.recipe.config import DataConfig, ObjectiveConfig, TrainConfig, WarpConfig
 from ripe.training.comparison import Difference, difference, write_report
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs
 from ripe.training.validation import (
@@ -220,13 +221,14 @@ def test_a_network_that_codes_positions_is_found_out(
         skipped=[],
     )
     objective = ObjectiveConfig(min_motion=0.0, border=0)
+    now = schedule.at(1, TrainConfig(steps=2, objective=objective))
 
     def train_step(network: RIPE, step: int) -> Tally:
         policy = Policy(network, border=0)
         generator = torch.Generator().manual_seed(step)
         output = policy(batch.images.float() / 255, batch.valid, batch.H_0to1, generator)
         with ThreadPoolExecutor(1) as executor:
-            return compute_loss(output, batch, objective, progress=0.5, seeds=[step], executor=executor).tally
+            return compute_loss(output, batch, objective, now, seeds=[step], executor=executor).tally
 
     good = ripe.load("compact", device="cpu")
     collapsed = RIPE("compact", good.net, PositionHead(), good.detection)

@@ -1,91 +1,38 @@
-"""Where the public data sets come from: one entry each, for messages, for downloads and for what is trained on.
-
-The addresses are those that Glue Factory (cvg/glue-factory, commit 2d17e3b), DISK (cvlab-epfl/disk, commit 8dc6d4d) and
-the data sets' own pages use themselves.
-"""
+"""The public data sets by name, with the places where they lie. Every module in `ripe.data.sets` is one."""
 
 import os
-from dataclasses import dataclass
+import pkgutil
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+
+from ripe.data import sets
+from ripe.data.dataset import DataSet
+
+OWN = "own"
+"""Photos of one's own, among the names of data sets to train on."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a data set is had.
-
-    Attributes:
-        url: of the archive, of the index of many files, or of the page where one registers.
-        folder: its place in the data folder (see `data_dir`), once it is unpacked.
-        kind: "archive" is one file; "index" a page of many, with their MD5 sums; "form" is handed out by people.
-        holds: a file or folder that lies directly in `folder`; archives are unpacked so that it does.
-        title: what it is, for people.
-        archive: for a "form": name of the file that one is given.
-        within: for an "index": the part of it, a path relative to the page, that this data set is.
-    """
-
-    url: str
-    folder: str
-    kind: Literal["archive", "index", "form"]
-    holds: str
-    title: str
-    archive: str = ""
-    within: str = ""
+def _found() -> dict[str, DataSet]:
+    modules = (import_module(f"{sets.__name__}.{module.name}") for module in pkgutil.iter_modules(sets.__path__))
+    return {module.SET.name: module.SET for module in modules}
 
 
-DISK_INDEX = "https://datasets.epfl.ch/disk-data/index.html"
+SOURCES = _found()
+ALIASES = {alias: name for name, each in SOURCES.items() for alias in each.aliases}
 
-SOURCES = {
-    "megadepth": Source(
-        DISK_INDEX,
-        "disk-data/megadepth",
-        "index",
-        "dataset.json",
-        "MegaDepth in DISK's package, for training",
-        within="megadepth/",
-    ),
-    "imw2020": Source(
-        DISK_INDEX,
-        "disk-data/imw2020-val",
-        "index",
-        "dataset.json",
-        "IMW2020-val in DISK's package, for validation",
-        within="imw2020-val/",
-    ),
-    "tokyo": Source(
-        "http://www.ok.ctrl.titech.ac.jp/~torii/project/247/",
-        "Tokyo_Query_V3",
-        "form",
-        "00001.jpg",
-        "Tokyo 24/7 query photos, version 3, for training",
-        archive="247query_v3.zip",
-    ),
-    "acdc": Source(
-        "https://acdc.vision.ee.ethz.ch/download",
-        "ACDC",
-        "form",
-        "rgb_anon",
-        "ACDC, street scenes in bad and clear weather, for training",
-        archive="rgb_anon_trainvaltest.zip",
-    ),
-    # The address of the first release, icvl.ee.ic.ac.uk, does not answer any more; its authors moved it to this one.
-    "hpatches": Source(
-        "https://huggingface.co/datasets/vbalnt/hpatches/resolve/main/hpatches-sequences-release.zip",
-        "hpatches-sequences-release",
-        "archive",
-        "v_wall",
-        "HPatches sequences, a benchmark",
-    ),
-    "megadepth1500": Source(
-        "https://cvg-data.inf.ethz.ch/megadepth/megadepth1500.zip",
-        "megadepth1500",
-        "archive",
-        "views.txt",
-        "MegaDepth-1500 in Glue Factory's package, a benchmark",
-    ),
-}
-# Other names that people know a set by.
-ALIASES = {"disk-megadepth": "megadepth", "disk-imw2020": "imw2020", "imw2020-val": "imw2020", "tokyo247": "tokyo"}
+
+def trainable() -> list[str]:
+    """Names of the public sets that can be trained on."""
+    return [name for name, each in SOURCES.items() if each.scenes is not None]
+
+
+def check_trainable(names: Iterable[str]) -> None:
+    """Raise the ValueError on a name in `data.sets` that is none of a data set to train on."""
+    known = [*trainable(), OWN]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"data.sets={name}: must be one of {', '.join(known)}")
 
 
 def data_dir() -> Path:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ripe.data import acdc, megadepth, own, tokyo
-from ripe.data.catalogue import how_to_get, locate
+from ripe.data import own
+from ripe.data.catalogue import OWN, SOURCES, check_trainable, how_to_get, locate
 from ripe.data.mixture import Draw, Mixture
 from ripe.data.scenes import Scene
 from ripe.data.warps import View, crop_view, letterbox, photometric, self_pair
 from ripe.recipe.config import DataConfig, WarpConfig
+from ripe.recipe.schedule import warp_at
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +73,11 @@ def read_sets(config: DataConfig, seed: int) -> dict[str, list[Scene]]:
 
     Raises:
         FileNotFoundError: a folder or a whole data set is missing; the message says how it is had.
-        ValueError: there is no photo, or a data set is not in its published layout.
+        ValueError: there is no photo, no such data set, or one that is not in its published layout.
     """
-    return {name: _read_set(name, config, seed) for name in config.sets or {"own": 1.0}}
+    names = list(config.sets) or [OWN]
+    check_trainable(names)
+    return {name: _read_set(name, config, seed) for name in names}
 
 
 def split_own(config: DataConfig, seed: int) -> tuple[list[Scene], list[Scene]]:
@@ -97,7 +100,7 @@ def split_own(config: DataConfig, seed: int) -> tuple[list[Scene], list[Scene]]:
 
 
 def _read_set(name: str, config: DataConfig, seed: int) -> list[Scene]:
-    if name == "own":
+    if name == OWN:
         photos = split_own(config, seed)[0]
         if not photos:
             raise ValueError(
@@ -105,17 +108,12 @@ def _read_set(name: str, config: DataConfig, seed: int) -> list[Scene]:
             )
         return photos
     folder = locate(name, root=config.dir)
+    scenes = SOURCES[name].scenes
+    assert scenes is not None
     try:
-        match name:
-            case "megadepth":
-                return megadepth.read(folder, config.max_scene_size, seed)
-            case "tokyo":
-                return tokyo.read(folder)
-            case "acdc":
-                return acdc.read(folder)
+        return scenes(folder, config, seed)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; {how_to_get(name, config.dir)}") from error
-    raise ValueError(f"data.sets: there is no reader of {name}")
 
 
 class ScenePairs(Dataset):
@@ -144,7 +142,7 @@ class ScenePairs(Dataset):
     def __getitem__(self, index: int) -> tuple[_Pair, list[str]]:
         rng = np.random.default_rng([self.seed, self.first + index])
         kind = rng.random()
-        warp = self._warp(self.first + index)
+        warp = warp_at((self.first + index) / self.num_pairs, self.config)
         skipped: list[str] = []
         for _ in range(ATTEMPTS):
             try:
@@ -153,10 +151,6 @@ class ScenePairs(Dataset):
                 skipped.append(str(error))
                 self._log_once(str(error))
         raise RuntimeError(f"{ATTEMPTS} pairs in a row could not be read; the last: {skipped[-1]}")
-
-    def _warp(self, number: int) -> WarpConfig:
-        ramp = self.config.warp_ramp * self.num_pairs
-        return self.config.warp if number >= ramp else self.config.warp.weakened(number / ramp)
 
     def _shares(self) -> tuple[float, float]:
         """Shares of negative pairs and of pairs of two photos of a scene that the photos can give."""

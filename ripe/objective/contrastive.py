@@ -4,6 +4,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ripe.objective.judging import PairMatches
+from ripe.objective.sampling import SampledPair, SampledView
+from ripe.recipe.config import ObjectiveConfig
+
+FEWEST_TRUSTED = 8
+"""Inliers; of fewer, the margin loss takes all matches instead, as published."""
+
+
+def warp_descriptor_loss(pair: SampledPair, config: ObjectiveConfig) -> Tensor | None:
+    """The descriptors' loss of a self-pair where the warp alone gives it; None where the matches are needed."""
+    if config.descriptor_loss == "margin" or not pair.positive or pair.warp is None:
+        return None
+    return (_warp_infonce(*pair.views, config) + _warp_infonce(*pair.views[::-1], config)) / 2
+
+
+def descriptor_loss(pair: SampledPair, matches: PairMatches, config: ObjectiveConfig) -> Tensor:
+    """The descriptors' loss of a pair by its matches."""
+    indices, inliers = matches
+    if config.descriptor_loss == "margin" or not pair.positive:
+        return margin_loss(
+            pair.first.descriptors,
+            pair.second.descriptors,
+            indices[inliers] if int(inliers.sum()) >= FEWEST_TRUSTED else indices,
+            positive=pair.positive,
+            positive_margin=config.positive_margin,
+            negative_margin=config.negative_margin,
+        )
+    first, second = indices[inliers].unbind(dim=1)
+    there = _match_infonce(pair.first, pair.second, first, second, config)
+    back = _match_infonce(pair.second, pair.first, second, first, config)
+    return (there + back) / 2
+
 
 def margin_loss(
     descriptors0: Tensor,
@@ -60,6 +92,25 @@ def infonce_loss(
     right = (queries * targets).sum(dim=-1) / temperature
     wrong = ((queries / temperature) @ candidates.T).masked_fill(excluded, -torch.inf)
     return (torch.logaddexp(right, wrong.logsumexp(dim=1)) - right).mean()
+
+
+def _match_infonce(
+    view: SampledView, other: SampledView, cells: Tensor, matched: Tensor, config: ObjectiveConfig
+) -> Tensor:
+    """InfoNCE of K matched cells of one view against those of the other, by their right matches."""
+    near = torch.cdist(other.keypoints[matched], other.keypoints) < config.exclusion_radius
+    queries, targets = view.descriptors[cells], other.descriptors[matched]
+    return infonce_loss(queries, targets, other.descriptors, near, temperature=config.temperature)
+
+
+def _warp_infonce(view: SampledView, other: SampledView, config: ObjectiveConfig) -> Tensor:
+    """InfoNCE of a self-pair's selected keypoints against their known places in the other view."""
+    chosen = view.chosen & view.visible
+    near = torch.cdist(view.warped[chosen], other.keypoints) < config.exclusion_radius
+    # Beyond the photo's border the view is mirrored: what looks like the target there is no mistake.
+    near = near | ~other.inside
+    queries, targets = view.descriptors[chosen], view.counterparts[chosen]
+    return infonce_loss(queries, targets, other.descriptors, near, temperature=config.temperature)
 
 
 def _second_nearest(queries: Tensor, descriptors: Tensor) -> Tensor:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ripe.recipe.config import RewardType
+from ripe.objective.judging import PairMatches
+from ripe.objective.sampling import SampledPair
+from ripe.recipe.config import ObjectiveConfig, RewardType
+from ripe.recipe.schedule import Now
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,29 @@ class PairRewards:
         """Sum of the whole grid."""
         rest = int(self.cells0.sum()) * int(self.cells1.sum()) - len(self.matches)
         return self.rewards.sum() + self.background * rest
+
+
+def reward(pair: SampledPair, matches: PairMatches, config: ObjectiveConfig, now: Now) -> PairRewards:
+    """The reward grid of a pair of a batch, as the settings have it now; see `pair_rewards`."""
+    if config.selected_only:
+        cells0, cells1 = pair.first.chosen, pair.second.chosen
+    elif config.padding_mode == "ignore":
+        cells0, cells1 = pair.first.inside, pair.second.inside
+    else:
+        cells0, cells1 = torch.ones_like(pair.first.inside), torch.ones_like(pair.second.inside)
+    num_inliers = int(matches.inliers.sum())
+    return pair_rewards(
+        matches.indices,
+        matches.inliers,
+        positive=pair.positive,
+        cells0=cells0,
+        cells1=cells1,
+        inside0=pair.first.inside,
+        inside1=pair.second.inside,
+        worth=inlier_worth(num_inliers, len(matches.inliers), config.reward_type, now.ratio_share),
+        miss_penalty=now.penalties * config.miss_penalty,
+        outlier_reward=None if config.outlier_reward is None else now.penalties * config.outlier_reward,
+    )
 
 
 def inlier_worth(num_inliers: int, num_matches: int, reward_type: RewardType, ratio_share: float = 0.0) -> float:

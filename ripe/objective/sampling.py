@@ -6,9 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ripe.data.pairs import PairBatch
 from ripe.geometry.homography import apply_homography
 from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
+from ripe.recipe.config import PaddingMode
 
 
 class PolicyOutput(NamedTuple):
@@ -29,6 +31,57 @@ class PolicyOutput(NamedTuple):
     warped: Tensor
     counterparts: tuple[Tensor, ...]
     visible: Tensor
+
+
+class SampledView(NamedTuple):
+    """One view of N cells; see `CellSamples` and `PolicyOutput`.
+
+    Attributes:
+        chosen: N bool, the selected cells that take part: where padding is ignored, those on it do not.
+    """
+
+    descriptors: Tensor
+    counterparts: Tensor
+    keypoints: Tensor
+    log_probs: Tensor
+    chosen: Tensor
+    inside: Tensor
+    warped: Tensor
+    visible: Tensor
+
+
+class SampledPair(NamedTuple):
+    """Both views of a pair, whether they show one scene, and the 3×3 warp between them if it is known."""
+
+    first: SampledView
+    second: SampledView
+    positive: bool
+    warp: Tensor | None
+
+    @property
+    def views(self) -> tuple[SampledView, SampledView]:
+        """The first and the second one."""
+        return self.first, self.second
+
+    @property
+    def kind(self) -> str:
+        """Of one photo, of two photos of a scene, or of two scenes."""
+        return "negative" if not self.positive else "real" if self.warp is None else "self"
+
+
+def pairs_of(output: PolicyOutput, batch: PairBatch, padding_mode: PaddingMode) -> list[SampledPair]:
+    """What the policy made of a batch, pair by pair."""
+    samples = output.samples
+    chosen = samples.selected & samples.inside if padding_mode == "ignore" else samples.selected
+    columns = (samples.keypoints, samples.log_probs, chosen, samples.inside, output.warped, output.visible)
+    rows = zip(output.descriptors, output.counterparts, *(column.unbind() for column in columns), strict=True)
+    views = [SampledView(*row) for row in rows]
+    warps = batch.H_0to1.to(samples.keypoints.device)
+    known = [warp if by_warp else None for warp, by_warp in zip(warps, batch.by_warp.tolist(), strict=True)]
+    count = len(batch)
+    return [
+        SampledPair(*both) for both in zip(views[:count], views[count:], batch.positive.tolist(), known, strict=True)
+    ]
 
 
 class Policy(nn.Module):

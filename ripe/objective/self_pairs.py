@@ -1,4 +1,4 @@
-"""What the known warp of a self-pair teaches without any match: where keypoints belong, and their descriptors."""
+"""What the known warps of a batch's self-pairs teach without any match: where keypoints belong."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ripe.data.pairs import PairBatch
-from ripe.objective.contrastive import infonce_loss
 from ripe.objective.localisation import localisation_errors
 from ripe.objective.repeatability import repeatability_loss
 from ripe.objective.sampling import PolicyOutput
@@ -54,30 +53,3 @@ def localisation(
     distances = torch.cat([logits.new_zeros(0), *errors])
     count = float(total_over_processes(distances.new_tensor(len(distances), dtype=torch.float64)))
     return config.localisation_weight * distances.sum() / max(count, 1.0)
-
-
-def warp_descriptor_loss(
-    output: PolicyOutput, batch: PairBatch, config: ObjectiveConfig, taking_part: Tensor, pair: int
-) -> Tensor | None:
-    """The descriptors' loss of a self-pair where the warp alone gives it; None where the matches are needed."""
-    if config.descriptor_loss == "margin" or not batch.positive[pair]:
-        return None
-    views = (pair, pair + len(batch))
-    there = _warp_infonce(output, config, taking_part, *views)
-    back = _warp_infonce(output, config, taking_part, *views[::-1])
-    return (there + back) / 2
-
-
-def _warp_infonce(output: PolicyOutput, config: ObjectiveConfig, taking_part: Tensor, view: int, other: int) -> Tensor:
-    """InfoNCE of a self-pair's selected keypoints against their known places in the other view."""
-    chosen = taking_part[view] & output.visible[view]
-    near = torch.cdist(output.warped[view][chosen], output.samples.keypoints[other]) < config.exclusion_radius
-    # Beyond the photo's border the view is mirrored: what looks like the target there is no mistake.
-    near = near | ~output.samples.inside[other]
-    return infonce_loss(
-        output.descriptors[view][chosen],
-        output.counterparts[view][chosen],
-        output.descriptors[other],
-        near,
-        temperature=config.temperature,
-    )

@@ -11,9 +11,6 @@ from ripe.settings import Count, FolderName, Natural, NotNegative, Positive, Ran
 # The side of the policy's cells, pixels.
 CELL = 8
 
-# The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
-SET_NAMES = ("megadepth", "tokyo", "acdc", "own")
-
 RewardType = Literal["inlier", "inlier_ratio", "inlier+inlier_ratio"]
 PaddingMode = Literal["ignore", "punish"]
 ViewKind = Literal["crop", "letterbox"]
@@ -119,9 +116,6 @@ class DataConfig(Settings, group="data"):
             refuse("data.self_share + data.negative_share", self.self_share + self.negative_share, "1 or less")
         if self.root is not None and (self.scenes is not None or self.singles is not None):
             raise ValueError("data.root stands in for data.scenes and data.singles; give it or them")
-        for name in self.sets:
-            if name not in SET_NAMES:
-                refuse("data.sets", name, "one of " + ", ".join(SET_NAMES))
 
 
 @dataclass(frozen=True)
@@ -358,7 +352,7 @@ class TrainConfig(Settings):
     output: Path | None = None
     resume: str = "never"
     steps: Count = 3000
-    max_minutes: Positive | None = None
+    max_minutes: NotNegative | None = None
     seed: Annotated[int, Range(0, 2**64 - 1)] = 0
     overfit_pairs: Count | None = None
     accelerator: Accelerator = "auto"

@@ -1,15 +1,21 @@
 """Presets, groups and `key=value` settings, put together by Hydra; what comes out is a checked `TrainConfig`."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ripe.data.catalogue import check_trainable, trainable
 from ripe.recipe.config import TrainConfig, unknown_setting
 
 CONF = "ripe.conf"
 DEFAULT_PRESET = "compact"
+# With `data=` and the name of a public set, or of two: views as published, the whole photo in a square of 560 pixels.
+PUBLIC = {"view": "letterbox", "size": 560, "pairs_per_step": 6, "self_share": 0.0, "negative_share": 0.5, "workers": 4}
+# Weight of the first of two sets, as published.
+FIRST_SHARE = 0.8
 # The published names of settings, which mean the same and are understood as well.
 PUBLISHED_NAMES = {
     "fp_penalty": "objective.miss_penalty",
@@ -32,11 +38,19 @@ def presets() -> list[str]:
 
 def groups() -> dict[str, list[str]]:
     """Names of the choices in each group, such as data: megadepth+tokyo."""
-    folders = {name: _conf() / name for name in ("data", "model")}
-    return {
-        name: sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
-        for name, folder in folders.items()
+    written = {
+        name: [path.name.removesuffix(".yaml") for path in (_conf() / name).iterdir() if path.name.endswith(".yaml")]
+        for name in ("data", "model")
     }
+    return {name: sorted({*choices, *(_public_data() if name == "data" else ())}) for name, choices in written.items()}
+
+
+def _public_data() -> dict[str, dict[str, Any]]:
+    """What `data=` chooses with the name of a public set, or with two of them: tokyo, megadepth+tokyo."""
+    mixtures = {name: {name: 1.0} for name in trainable()}
+    for first, second in itertools.permutations(trainable(), 2):
+        mixtures[f"{first}+{second}"] = {first: FIRST_SHARE, second: round(1 - FIRST_SHARE, 3)}
+    return {name: {"sets": sets, **PUBLIC} for name, sets in mixtures.items()}
 
 
 def compose(
@@ -62,13 +76,16 @@ def compose(
         # Checked first, as they become a path.
         named = TrainConfig.from_dict({key: values[key] for key in ("project_name", "name")})
         values["output"] = Path(os.environ.get("OUTPUT_DIR") or "outputs") / named.project_name / named.name
-    return TrainConfig.from_dict(values)
+    config = TrainConfig.from_dict(values)
+    check_trainable(config.data.sets)
+    return config
 
 
 def _compose(preset: str, settings: list[str], config_dir: str | Path | None) -> dict[str, Any]:
     try:
         import hydra
         from hydra.core.config_store import ConfigStore
+        from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
@@ -85,14 +102,22 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
     else:
         folder = hydra.initialize_config_module(CONF, version_base=None)
     defaults = TrainConfig().to_dict()
-    ConfigStore.instance().store(name="base", node=defaults)
+    store = ConfigStore.instance()
+    store.store(name="base", node=defaults)
+    for name, node in _public_data().items():
+        store.store(group="data", name=name, node=node)
+    # Hydra would add these weights to those that are there.
+    sets = [setting for setting in settings if setting.startswith("data.sets=")]
     try:
         with folder:
-            config = hydra.compose(preset, settings)
+            config = hydra.compose(preset, [setting for setting in settings if setting not in sets])
             values = OmegaConf.to_container(config, resolve=True)
+            chosen = OverridesParser.create().parse_overrides(sets)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, settings, defaults)) from error
     assert isinstance(values, dict)
+    for mixture in chosen:
+        values["data"]["sets"] = mixture.value()
     return {str(key): value for key, value in values.items()}
 
 

@@ -22,19 +22,13 @@ from ripe.objective.loss import Totals, compute_loss, count_totals
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
 from ripe.pretrained import build
-from ripe.recipe.config import ModelConfig, OptimizerConfig, TrainConfig
+from ripe.recipe import schedule
+from ripe.recipe.config import ModelConfig, TrainConfig
 from ripe.training.batchnorm import join_batchnorm
 from ripe.training.engine import Engine
 from ripe.training.initial import load_imagenet_encoder, load_initial
 
 logger = logging.getLogger(__name__)
-
-
-def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, a plateau, and a linear decay to `final_lr` over the last `decay_share` of the run."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    decay = min(1.0, (steps - step) / max(config.decay_share * steps, 1))
-    return config.final_lr + (config.lr - config.final_lr) * min(warm, decay)
 
 
 def warm_average(decay: float) -> Callable[..., None]:
@@ -125,7 +119,7 @@ class Trainer:
         A loss or gradient that is not finite changes nothing but the counters.
         """
         config = self.config
-        rate = learning_rate(self.step, config.steps, config.optimizer)
+        rate = schedule.at(self.step, config).learning_rate
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self.model.train()
@@ -191,10 +185,9 @@ class Trainer:
             output,
             batch,
             self.config.objective,
-            progress=step / self.config.steps,
+            schedule.at(step, self.config),
             seeds=list(numbers),
             executor=executor,
-            step=step,
             totals=totals,
             total_over_processes=self.engine.total,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ripe.data.dataset import Count, DataSet, existing
 from ripe.data.scenes import Scene
 
 logger = logging.getLogger(__name__)
@@ -53,3 +54,25 @@ def _place(folder: Path, place: int, present: set[str]) -> Scene:
     # Photos of triples that are not whole are dropped: they would be met as unreadable files again and again.
     names = [names[index] for index in triples[whole].ravel()]
     return Scene(f"place {place + 1}", folder, names, np.arange(len(names)).reshape(-1, TIMES))
+
+
+def count(folder: Path) -> list[Count]:
+    """What of the data set is found in a folder."""
+    names = [photo_name(number) for number in range(1, PHOTOS + 1)]
+    photos = existing(folder / name for name in names)
+    tables = existing((folder / name).with_suffix(".csv") for name in names)
+    return [Count("photos", photos, PHOTOS), Count("csv files", tables, PHOTOS, needed=False)]
+
+
+SET = DataSet(
+    name="tokyo",
+    title="Tokyo 24/7 query photos, version 3, for training",
+    url="http://www.ok.ctrl.titech.ac.jp/~torii/project/247/",
+    folder="Tokyo_Query_V3",
+    kind="form",
+    holds=photo_name(1),
+    archive="247query_v3.zip",
+    aliases=("tokyo247",),
+    count=count,
+    scenes=lambda folder, _config, _seed: read(folder),
+)

@@ -14,12 +14,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ripe.data.dataset import Count, DataSet, existing
 from ripe.data.scenes import Scene, seeded
 from ripe.folders import is_photo
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Of the package that DISK (cvlab-epfl/disk, commit 8dc6d4d) fetches itself.
+DISK_INDEX = "https://datasets.epfl.ch/disk-data/index.html"
 
 # Never to be trained on: the scenes of MegaDepth-1500, and those that the Image Matching Challenge 2021 shows, too.
 MEGADEPTH_1500 = frozenset({"0015", "0022"})
@@ -98,3 +102,35 @@ def _draw_tuples(scene: Scene, most: int, seed: int) -> Scene:
         return scene
     drawn = seeded(seed, scene.name).choice(len(scene.groups), most, replace=False)
     return Scene(scene.name, scene.folder, scene.names, scene.groups[np.sort(drawn)])
+
+
+def count(folder: Path) -> list[Count]:
+    """What of the data set is found in a folder."""
+    scenes = read_all(folder)
+    left_out = sum(map(is_benchmark, scenes))
+    return [
+        *disk_counts(scenes),
+        Count("tuples", sum(len(scene.groups) for scene in scenes)),
+        Count("scenes of benchmarks, never trained on", left_out, needed=False),
+    ]
+
+
+def disk_counts(scenes: list[Scene]) -> list[Count]:
+    """How many of the scenes' folders and photos are there."""
+    photos = [scene.path(index) for scene in scenes for index in range(len(scene))]
+    there = sum(scene.folder.is_dir() for scene in scenes)
+    return [Count("scenes", there, len(scenes)), Count("photos", existing(photos), len(photos))]
+
+
+SET = DataSet(
+    name="megadepth",
+    title="MegaDepth in DISK's package, for training",
+    url=DISK_INDEX,
+    folder="disk-data/megadepth",
+    kind="index",
+    within="megadepth/",
+    holds="dataset.json",
+    aliases=("disk-megadepth",),
+    count=count,
+    scenes=lambda folder, config, seed: read(folder, config.max_scene_size, seed),
+)

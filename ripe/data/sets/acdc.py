@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ripe.data.dataset import Count, DataSet
 from ripe.data.scenes import Scene
 from ripe.folders import photos_below
 
@@ -65,3 +66,28 @@ def _read_condition(folder: Path, condition: str, splits: Sequence[str]) -> Iter
 def _recording(name: str) -> str:
     """The last four digits of GOPR0475 or GP010475 at the start of a file's name."""
     return Path(name).name.split("_")[0][-4:]
+
+
+def count(folder: Path) -> list[Count]:
+    """What of the data set is found in a folder."""
+    counts = []
+    for condition in CONDITIONS:
+        photos, partners, pairs = pairs_of(folder, condition, "train")
+        of = max(len(photos), len(partners)) or None
+        counts.append(Count(f"pairs of {condition}, train", len(pairs), of))
+        others = pairs_of(folder, condition, "val")[2]
+        counts.append(Count(f"pairs of {condition}, val", len(others), needed=False))
+    return counts
+
+
+SET = DataSet(
+    name="acdc",
+    title="ACDC, street scenes in bad and clear weather, for training",
+    url="https://acdc.vision.ee.ethz.ch/download",
+    folder="ACDC",
+    kind="form",
+    holds=ROOT,
+    archive="rgb_anon_trainvaltest.zip",
+    count=count,
+    scenes=lambda folder, _config, _seed: read(folder),
+)
