@@ -9,6 +9,8 @@ import pytest
 import skimage.data
 import torch
 from batches import pair_batches
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ripe.data.pairs import ScenePairs, collate
 from ripe.data.warps import photometric, render, self_pair, similarity
@@ -51,6 +53,28 @@ def test_views_of_a_self_pair_overlap_and_are_seeded() -> None:
         assert np.abs(aligned - second.image)[both].mean() < 20
     again = self_pair(photo, 128, config, np.random.default_rng(9))
     assert np.array_equal(again[1].image, second.image)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(16, 400), st.integers(16, 400), st.sampled_from([0.12, 0.5, 1.0]), st.floats(0, 180), st.integers(0, 99)
+)
+def test_self_pairs_of_any_photo_overlap_as_promised(
+    height: int, width: int, least: float, rotation: float, seed: int
+) -> None:
+    """Measured by points of a grid on the second view, which both views and the photo must show."""
+    photo = np.zeros((height, width, 3), np.uint8)
+    config = WarpConfig(min_overlap=least, rotation_deg=rotation, any_rotation_share=0.5)
+    first, second = self_pair(photo, 64, config, np.random.default_rng(seed))
+    grid = np.stack([*np.mgrid[0:64, 0:64][::-1], np.ones((64, 64))]).reshape(3, -1)
+    shown = second.valid.ravel()
+    for matrix, (right, bottom) in (
+        (np.linalg.inv(second.homography), (width, height)),
+        (first.homography @ np.linalg.inv(second.homography), (64, 64)),
+    ):
+        x, y, w = matrix @ grid
+        shown &= (x / w > -0.6) & (x / w < right - 0.4) & (y / w > -0.6) & (y / w < bottom - 0.4)
+    assert shown.mean() >= least - 0.02  # both ways of counting round to pixels
 
 
 def test_photometric_changes_keep_shape_and_type() -> None:

@@ -32,14 +32,17 @@ class Feed:
     """Batches from step `step` on, each this process's slice; set it before the first one.
 
     A worker process that dies (killed for memory, say) costs nothing but time: pairs are functions of their number, so
-    the workers are started again at the step at hand.
+    the workers are started again at the step at hand. With `pin_memory` batches are in page-locked memory, for a GPU.
 
     Raises:
         OSError, ValueError: the photos are not there.
     """
 
-    def __init__(self, config: TrainConfig, first_step: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, config: TrainConfig, first_step: int, rank: int = 0, processes: int = 1, *, pin_memory: bool = False
+    ) -> None:
         self.config, self.rank, self.processes = config, rank, processes
+        self.pin_memory = pin_memory
         self.step = first_step
         self.pairs = ScenePairs(config.data, config.seed, config.steps * config.data.pairs_per_step)
         self._batches: Iterator[PairBatch] | None = None
@@ -77,7 +80,7 @@ class Feed:
             num_workers=workers,
             prefetch_factor=4 if workers > 0 else None,
             worker_init_fn=_prepare_worker,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
         )
         return start_workers(loader)
 

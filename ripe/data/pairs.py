@@ -6,7 +6,8 @@ uninterrupted one would have seen, whatever the number of worker processes.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import cv2
 import numpy as np
@@ -48,6 +49,11 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.positive)
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory, from where a GPU copies while it computes; PyTorch's loader asks for it."""
+        tensors = {f.name: part.pin_memory() for f in fields(self) if isinstance(part := getattr(self, f.name), Tensor)}
+        return replace(self, **tensors)
 
     @property
     def by_warp(self) -> Tensor:

@@ -12,6 +12,9 @@ import numpy as np
 from ripe.images import fit_long_side
 from ripe.recipe.config import WarpConfig
 
+# Of the draws of a self-pair, until its views overlap enough: ten of the full motion, then less and less of it.
+MOTIONS = (*[1.0] * 10, *(0.5**halvings for halvings in range(1, 10)), 0.0)
+
 
 @dataclass(frozen=True)
 class View:
@@ -65,19 +68,16 @@ def render(photo: np.ndarray, homography: np.ndarray, size: int) -> View:
 
 
 def self_pair(photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.Generator) -> tuple[View, View]:
-    """Two views of one photo that share at least `config.min_overlap` of the second view."""
-    for _ in range(10):
-        first = _view_homography(photo.shape, size, config, rng, angle=rng.uniform(-10, 10), strength=0.3)
-        scale = _local_scale(first, _preimage_of_middle(first, size))
-        ratio = np.exp(rng.uniform(-1, 1) * np.log(config.max_scale_ratio))
-        limit = 180.0 if rng.random() < config.any_rotation_share else config.rotation_deg
-        centre = _preimage_of_middle(first, size) + rng.uniform(-0.35, 0.35, 2) * size / scale
-        zoom = float(np.clip(scale * ratio, config.min_scale * 0.7, config.max_scale * 1.4))
-        turned = similarity(size, centre, zoom, rng.uniform(-limit, limit))
-        second = perspective(size, config.perspective, rng) @ turned
-        views = render(photo, first, size), render(photo, second, size)
+    """Two views of one photo that share at least `config.min_overlap` of the second view.
+
+    Where a few draws do not overlap that much (of narrow photos hardly any does), the motion is halved until they do:
+    without any, both views are the same square inside the photo, enlarged beyond `config.max_scale` if need be.
+    """
+    views = _draw_views(photo, size, config, rng, MOTIONS[0])
+    for motion in MOTIONS[1:]:
         if _overlap(*views) >= config.min_overlap:
             break
+        views = _draw_views(photo, size, config, rng, motion)
     return views
 
 
@@ -131,15 +131,35 @@ def photometric(image: np.ndarray, strength: float, rng: np.random.Generator) ->
     return image
 
 
+def _draw_views(
+    photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.Generator, motion: float
+) -> tuple[View, View]:
+    """Two views whose shift, turn, zoom and perspective are `motion` times what the settings allow."""
+    first = _view_homography(photo.shape, size, config, rng, motion)
+    scale = _local_scale(first, _preimage_of_middle(first, size))
+    ratio = np.exp(motion * rng.uniform(-1, 1) * np.log(config.max_scale_ratio))
+    limit = motion * (180.0 if rng.random() < config.any_rotation_share else config.rotation_deg)
+    centre = _preimage_of_middle(first, size) + motion * rng.uniform(-0.35, 0.35, 2) * size / scale
+    # Photos that are smaller than a view are enlarged beyond max_scale, in both views.
+    zoom = float(np.clip(scale * ratio, config.min_scale * 0.7, max(config.max_scale * 1.4, scale)))
+    turned = similarity(size, centre, zoom, rng.uniform(-limit, limit))
+    second = perspective(size, motion * config.perspective, rng) @ turned
+    return render(photo, first, size), render(photo, second, size)
+
+
 def _view_homography(
-    shape: tuple[int, ...], size: int, config: WarpConfig, rng: np.random.Generator, angle: float, strength: float
+    shape: tuple[int, ...], size: int, config: WarpConfig, rng: np.random.Generator, motion: float
 ) -> np.ndarray:
+    """The first view: with less motion it is straighter, and shows less beyond the photo's border."""
     height, width = shape[:2]
+    angle = motion * rng.uniform(-10, 10)
     low = max(config.min_scale, 0.9 * size / max(height, width))
-    scale = np.exp(rng.uniform(np.log(low), np.log(max(low, config.max_scale))))
+    drawn = np.exp(rng.uniform(np.log(low), np.log(max(low, config.max_scale))))
+    inside = max(drawn, size / max(1, min(height, width) - 2))  # a pixel off the border, against rounding
+    scale = drawn**motion * inside ** (1 - motion)
     reach = np.maximum(np.array([width, height]) - size / scale, 0)
     centre = np.array([width, height]) / 2 + rng.uniform(-0.5, 0.5, 2) * reach
-    return perspective(size, strength * config.perspective, rng) @ similarity(size, centre, scale, angle)
+    return perspective(size, 0.3 * motion * config.perspective, rng) @ similarity(size, centre, scale, angle)
 
 
 def _preimage_of_middle(homography: np.ndarray, size: int) -> np.ndarray:

@@ -14,7 +14,7 @@ CELL = 8
 RewardType = Literal["inlier", "inlier_ratio", "inlier+inlier_ratio"]
 PaddingMode = Literal["ignore", "punish"]
 ViewKind = Literal["crop", "letterbox"]
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 DescriptorLoss = Literal["margin", "infonce"]
 InputNormalisation = Literal["instance", "imagenet"]
@@ -320,15 +320,17 @@ class TrainConfig(Settings):
         name: names the run within its project.
         output: folder of the run; OUTPUT_DIR/project_name/name on the command line if None.
         resume: "auto" goes on from the newest whole checkpoint of the folder, or starts if there is none; "never"
-            starts, and refuses a folder that holds a run; or the path of a checkpoint.
+            starts, and refuses a folder that holds a run; or the path of a checkpoint, in a folder without later ones.
         steps: length of the run, in batches of `data.pairs_per_step` pairs.
-        max_minutes: the run ends after this many minutes, at a checkpoint, if it has not ended before.
+        max_minutes: the run ends after this many minutes, at a checkpoint, if it has not ended before; it has as
+            many again whenever it is resumed.
         seed: of the initial weights, the pairs and the policy's samples.
         overfit_pairs: only so many different pairs are shown, over and over; None is no limit.
         accelerator: cpu, cuda, or auto for a GPU if there is one.
         devices: processes on this machine, one a GPU; torchrun and Slurm have their own say.
         num_nodes: machines; torchrun and Slurm have their own say.
-        precision: of the network's arithmetic: 32-true, 16-mixed or bf16-mixed.
+        precision: of the network's arithmetic: 32-true, 16-mixed, bf16-mixed, or auto: bf16-mixed where GPU or
+            processor have instructions for it, otherwise 32-true.
         sync_batchnorm: batch normalisation over the batches of all processes, as if they were one.
         max_bad_steps: so many updates in a row with a loss or gradient that is not finite end the run.
         checkpoint_interval: steps from checkpoint to checkpoint.
@@ -356,7 +358,7 @@ class TrainConfig(Settings):
     accelerator: Accelerator = "auto"
     devices: Count = 1
     num_nodes: Count = 1
-    precision: Precision = "bf16-mixed"
+    precision: Precision = "auto"
     sync_batchnorm: bool = True
     max_bad_steps: Count = 10
     checkpoint_interval: Count = 100

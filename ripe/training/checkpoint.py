@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a whole checkpoint ({str(error).splitlines()[0]})") from error
 
 
+def release_of(state: Mapping[str, Any]) -> str:
+    """Which release of this package wrote a checkpoint, in words."""
+    return f"release {state['release']}" if "release" in state else "a release before 0.1"
+
+
 class CheckpointFolder:
     """A run's checkpoints, step-NNNNNNNN.pt; the newest ones are kept, and the best one."""
 
@@ -67,12 +72,19 @@ class CheckpointFolder:
         return sorted(int(name[1]) for name in names if name)
 
     def newest(self) -> dict[str, Any] | None:
-        """The state in the newest whole checkpoint, None without one; damaged ones are reported and passed over."""
-        for step in reversed(self.steps()):
+        """The state in the newest whole checkpoint, None without any; damaged ones are reported and passed over.
+
+        Raises:
+            ValueError: there are checkpoints, and all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
             try:
                 return load_checkpoint(self.path(step))
             except ValueError as error:
                 logger.warning("%s; taking the one before", error)
+        if steps:
+            raise ValueError(f"{self.folder}: no checkpoint is whole; choose another name to start anew")
         return None
 
     def save(self, state: dict[str, Any], step: int, best: int | None) -> None:
@@ -81,20 +93,21 @@ class CheckpointFolder:
         Raises:
             OSError: it cannot be written; what was there is untouched.
         """
-        self.make_room(lambda: save_checkpoint(state, self.path(step)), best)
-        self._prune(self.keep, best)
+        self.make_room(lambda: save_checkpoint(state, self.path(step)), step, best)
+        self._prune(self.keep, step, best)
 
-    def make_room(self, write: Callable[[], None], best: int | None) -> None:
-        """Run `write`; on a full disk once more, after all checkpoints but the newest and the best made room."""
+    def make_room(self, write: Callable[[], None], step: int, best: int | None) -> None:
+        """Run `write` at `step`; on a full disk again, after all checkpoints but the newest and the best made room."""
         try:
             write()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self._prune(1, best)
+            self._prune(1, step, best)
             write()
 
-    def _prune(self, keep: int, best: int | None) -> None:
-        for step in self.steps()[:-keep]:
-            if step != best:
-                self.path(step).unlink(missing_ok=True)
+    def _prune(self, keep: int, step: int, best: int | None) -> None:
+        """Remove those before the newest `keep` of the run that is at `step`; later ones are damaged, and not its."""
+        for old in [each for each in self.steps() if each <= step][:-keep]:
+            if old != best:
+                self.path(old).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ripe.recipe.config import TrainConfig, ValidationConfig
 from ripe.training.comparison import write_report
 from ripe.training.engine import Engine
-from ripe.training.loop import Result, train
+from ripe.training.loop import Result, starting_state, train
 from ripe.training.progress import Progress
 from ripe.training.validation import KnownGeometry, Validation, find_validation
 from ripe.training.watch import Watch
@@ -20,7 +20,9 @@ def run(config: TrainConfig, display: Progress) -> Result:
         As `ripe.training.loop.train` and `ripe.training.validation.find_validation`.
     """
     engine = Engine(config)
-    validator = find(config) if engine.is_main and config.val_interval > 0 else None
+    if engine.is_main:
+        display.note(f"computes on {engine.device} in {engine.precision}")
+    validator = engine.together(lambda: _prepare(config) if engine.is_main else None)
     if engine.is_main and config.val_interval > 0 and validator is None:
         display.note(
             "no validation: no photo of your own is held back, and IMW2020-val is not in the data folder; "
@@ -32,6 +34,11 @@ def run(config: TrainConfig, display: Progress) -> Result:
         display.note("comparing the new weights with others on the photos that were held back")
         display.note(write_report(result.best or result.weights, validator, config.folder, engine.device))
     return result
+
+
+def _prepare(config: TrainConfig) -> Validation | None:
+    starting_state(config)  # refuses a run before the validation writes its views over those of another
+    return find(config) if config.val_interval > 0 else None
 
 
 def find(config: TrainConfig) -> Validation | None:

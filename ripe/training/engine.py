@@ -2,17 +2,23 @@
 
 import logging
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import platform
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ripe.data.feed import RunStoppedError
 from ripe.recipe.config import Precision, TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def layout(config: TrainConfig, environ: Mapping[str, str]) -> tuple[int, int]:
@@ -30,8 +36,30 @@ def _by_srun(environ: Mapping[str, str]) -> bool:
     return int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ
 
 
+def bfloat16_is_native(accelerator: str) -> bool:
+    """Whether this machine has instructions for bfloat16; without, a CPU needs several times as long as for float32."""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # of ARM; on x86 it is True for AVX-512 as well
+
+
+def resolve_precision(precision: Precision, accelerator: str) -> Precision:
+    """The precision that "auto" stands for on this machine.
+
+    Raises:
+        ValueError: the precision needs a GPU.
+    """
+    if precision == "auto":
+        return "bf16-mixed" if bfloat16_is_native(accelerator) else "32-true"
+    if accelerator == "cpu" and precision == "16-mixed":
+        raise ValueError("precision=16-mixed: needs a GPU; on a CPU take bf16-mixed or 32-true")
+    return precision
+
+
 class Engine:
-    """This process's part in a run of one process or many.
+    """This process's part in a run of one process or many; `precision` is what "auto" has come to.
 
     Raises:
         ValueError: the devices that the settings ask for are not there, or Lightning Fabric is not installed.
@@ -45,18 +73,22 @@ class Engine:
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         if accelerator == "cuda" and torch.cuda.device_count() < devices:
             raise ValueError(f"accelerator=cuda devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
-        if accelerator == "cpu" and config.precision == "16-mixed":
-            raise ValueError("precision=16-mixed: needs a GPU; on a CPU take bf16-mixed or 32-true")
+        self.precision = resolve_precision(config.precision, accelerator)
         self.fabric: Fabric = fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=nodes,
             strategy="ddp" if devices * nodes > 1 else "auto",
-            plugins=_plugins(config.precision, accelerator),
+            plugins=_plugins(self.precision, accelerator),
         )
         self.fabric.launch()
         self.processes, self.rank = self.fabric.world_size, self.fabric.global_rank
         self.device = self.fabric.device
+        if self.is_main and self.precision == "bf16-mixed" and not bfloat16_is_native(accelerator):
+            logger.warning(
+                "precision=bf16-mixed: there are no instructions for bfloat16 here, so steps may take several times as "
+                "long as with precision=32-true; precision=auto chooses"
+            )
         if config.data.pairs_per_step % self.processes:
             raise ValueError(
                 f"data.pairs_per_step={config.data.pairs_per_step}: {self.processes} processes cannot share that evenly"
@@ -79,9 +111,30 @@ class Engine:
         """Whether `flag` is True in any process."""
         return bool(self.total(torch.tensor(float(flag))) > 0)
 
-    def share(self, value: Any) -> Any:
-        """The main process's `value`, in every process; they wait for it."""
-        return value if self.processes == 1 else self.fabric.broadcast(value)
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` returns in this process; where it raises in any, it raises in all, so that none waits forever.
+
+        Raises:
+            RunStoppedError: it was another process.
+        """
+        if self.processes == 1:
+            return work()
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        failed = self.any(failure is not None)
+        if failure is not None:
+            raise failure
+        if failed:
+            raise RunStoppedError("another process of this run has failed, and says why; this one ends with it")
+        return result  # type: ignore[return-value]
+
+    def by_main(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the main process, which alone runs it, in every process; errors as in `together`."""
+        result = self.together(lambda: work() if self.is_main else None)
+        return result if self.processes == 1 else self.fabric.broadcast(result)  # type: ignore[return-value]
 
 
 def _import_fabric() -> Any:

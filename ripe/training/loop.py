@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from ripe.drawing import save_picture
 from ripe.objective.tally import Tally
 from ripe.pretrained import save_weights
 from ripe.recipe.config import TrainConfig
-from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
+from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, release_of, save_checkpoint
 from ripe.training.engine import Engine
 from ripe.training.loggers import Logger, open_loggers
 from ripe.training.pictures import match_picture
@@ -37,6 +37,10 @@ ASKED = "it was asked to stop"
 # Settings that may differ when a run goes on, without changing what it computes.
 HARMLESS = {"output", "resume", "max_minutes", "max_bad_steps", "checkpoint_interval", "keep_checkpoints", "devices"}
 HARMLESS |= {"num_nodes", "log_interval", "wandb_mode", "tensorboard", "data.workers"}
+
+NAMES = frozenset(TrainConfig().flat())
+# Settings of earlier releases' checkpoints by the names that they have now.
+RENAMED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -74,30 +78,33 @@ def train(
     log.csv and matches/. In a run of many processes, the main one alone writes, validates and shows.
 
     Raises:
-        FileExistsError: the folder holds a run already and `config.resume` is "never".
+        FileExistsError: as `starting_state`.
         OSError, ValueError: no checkpoint to resume, photos are missing, the disk is full.
         RunStoppedError: the run cannot go on; the message says why.
     """
     engine = Engine(config) if engine is None else engine
-    feed = Feed(config, 0, engine.rank, engine.processes)  # first, as photos are missing more often than anything else
+    on_gpu = engine.device.type == "cuda"
+    # First, as photos are missing more often than anything else.
+    feed = engine.together(lambda: Feed(config, 0, engine.rank, engine.processes, pin_memory=on_gpu))
     trainer = Trainer(config, engine)
-    run = _Run(config, trainer, validator, watch, display)
+    run = _Run(trainer, validator, watch, display)
     run.resume()
     feed.step = trainer.step
     with _stop_signals() as stopping, ThreadPoolExecutor() as executor, run.open():
-        started = time.monotonic() - trainer.seconds
+        started, seconds_before = time.monotonic(), trainer.seconds
         reason = "" if trainer.step < config.steps else "all steps were done already"
         while not reason:
             before, begun = trainer.step, time.monotonic()
             count = min(config.optimizer.accumulate, config.steps - before)
-            batches = [feed.next() for _ in range(count)]
+            batches = engine.together(lambda count=count: [feed.next() for _ in range(count)])
             waited = time.monotonic() - begun
             tally = trainer.update(batches, executor)
-            trainer.seconds = time.monotonic() - started
+            seconds = time.monotonic() - started
+            trainer.seconds = seconds_before + seconds
             tally.add("time/data", waited)
             tally.add("pairs_per_second", count * config.data.pairs_per_step / (time.monotonic() - begun))
             tally.add("seconds", trainer.seconds)
-            reason = _reason_to_end(trainer, bool(stopping))
+            reason = _reason_to_end(trainer, seconds, bool(stopping))
             reason = run.after_update(before, tally, batches, reason)
     best = None if run.best_step is None else run.folder / BEST_WEIGHTS
     return Result(
@@ -105,14 +112,46 @@ def train(
     )
 
 
-def _reason_to_end(trainer: Trainer, stopping: bool) -> str:
+def starting_state(config: TrainConfig) -> dict[str, Any] | None:
+    """The checkpoint that a run goes on from, None if it starts; nothing is written.
+
+    Raises:
+        FileExistsError: the run would overwrite another one's checkpoints or weights: `config.folder` holds a run and
+            `config.resume` is "never", or it holds steps beyond those of the checkpoint that is named.
+        FileNotFoundError, ValueError: the checkpoint that is named does not exist, or none is whole.
+    """
+    checkpoints = CheckpointFolder(config.folder / CHECKPOINTS, config.keep_checkpoints)
+    if config.resume == "auto":
+        return checkpoints.newest()
+    steps = checkpoints.steps()
+    if config.resume == "never":
+        if steps or any((config.folder / name).exists() for name in (WEIGHTS, BEST_WEIGHTS)):
+            raise FileExistsError(f"{config.folder}: holds a run already; resume=auto goes on, or choose another name")
+        return None
+    state = load_checkpoint(Path(config.resume))
+    if not {"step", "model", "config"} <= state.keys():
+        raise ValueError(f"{config.resume}: not a checkpoint of a run")
+    if steps and steps[-1] > state["step"]:
+        raise FileExistsError(
+            f"{config.folder}: the run has come to step {steps[-1]}, and going on from step {state['step']} would "
+            "overwrite it; resume=auto goes on from its newest checkpoint, another name keeps both, and so does moving "
+            "the later checkpoints away"
+        )
+    return state
+
+
+def _reason_to_end(trainer: Trainer, seconds: float, stopping: bool) -> str:
+    """Why a run ends that was started `seconds` ago; nothing if it goes on."""
     config = trainer.config
-    over = config.max_minutes is not None and trainer.seconds >= 60 * config.max_minutes
+    over = config.max_minutes is not None and seconds >= 60 * config.max_minutes
     if trainer.step >= config.steps:
         return "all steps are done"
     if trainer.engine.any(stopping):
         return f"{ASKED}; resume=auto goes on"
-    return "its minutes are over; resume=auto goes on" if trainer.engine.any(over) else ""
+    if trainer.engine.any(over):
+        minutes = f"{seconds / 60:.1f} of this start, {trainer.seconds / 60:.1f} in all"
+        return f"its minutes are over ({minutes}); resume=auto goes on with as many again"
+    return ""
 
 
 class _Run:
@@ -120,13 +159,13 @@ class _Run:
 
     def __init__(
         self,
-        config: TrainConfig,
         trainer: Trainer,
         validator: Validation | None,
         watch: Watch | None,
         display: Progress | None,
     ) -> None:
-        self.config, self.trainer = config, trainer
+        self.trainer, self.config = trainer, trainer.config
+        config = trainer.config
         self.folder = config.folder
         self.checkpoints = CheckpointFolder(self.folder / CHECKPOINTS, config.keep_checkpoints)
         self.best_step: int | None = None
@@ -139,45 +178,61 @@ class _Run:
 
     def resume(self) -> None:
         """Bring the trainer to where the run was, if it goes on."""
-        config = self.config
-        if config.resume == "never":
-            if self.checkpoints.steps():
-                raise FileExistsError(
-                    f"{self.folder}: holds a run already; resume=auto goes on, or choose another name"
-                )
-            return
-        state = self.checkpoints.newest() if config.resume == "auto" else load_checkpoint(Path(config.resume))
+        engine = self.trainer.engine
+        # The main process alone reads, as folders may not be shared, or not be of one step at one time.
+        state = engine.by_main(lambda: starting_state(self.config))
         if state is None:
-            if self.checkpoints.steps():
-                raise ValueError(
-                    f"{self.checkpoints.folder}: no checkpoint is whole; choose another name to start anew"
-                )
             return
-        self._warn_of_changes(state["config"])
+        if engine.is_main:
+            self._warn_of_changes(state)
+        try:
+            self._load(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            source = self.checkpoints.folder if self.config.resume == "auto" else self.config.resume
+            raise ValueError(
+                f"{source}: a checkpoint of {release_of(state)} that does not fit this release and these settings "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state)
-        self.best_step, self._best_score = state["best_step"], state["best_score"]
         self._since_validation = Tally(**state["since_validation"])
         if self._watch is not None and state["watch"] is not None:
             self._watch.load_state_dict(state["watch"])
+        # Elsewhere than in the folder of the best weights, the best is sought anew.
+        if self.trainer.engine.by_main((self.folder / BEST_WEIGHTS).exists):
+            self.best_step, self._best_score = state["best_step"], state["best_score"]
 
-    def _warn_of_changes(self, before: dict[str, Any]) -> None:
-        old, new = TrainConfig.from_dict(before).flat(), self.config.flat()
+    def _warn_of_changes(self, state: dict[str, Any]) -> None:
+        defaults, old, new = (_flat(each) for each in (TrainConfig().to_dict(), state["config"], self.config.to_dict()))
+        old = {RENAMED.get(name, name): value for name, value in old.items()}
+        unknown = [f"{name} {value}" for name, value in old.items() if name not in new]
+        if unknown:
+            known = "the checkpoint is of %s, and this one has no settings of these names, which it leaves out: %s"
+            logger.warning(known, release_of(state), ", ".join(unknown))
+        old = defaults | old
         changed = [
-            f"{name} {old[name]} → {new[name]}" for name in new if name not in HARMLESS and old[name] != new[name]
+            f"{name} {old.get(name)} → {value}"
+            for name, value in new.items()
+            if name not in HARMLESS and old.get(name) != value
         ]
-        if changed and self.trainer.engine.is_main:
+        if changed:
             logger.warning("the run goes on with other settings: %s", ", ".join(changed))
 
     @contextmanager
     def open(self) -> Iterator[None]:
         """The folder, and the loggers as long as the run takes."""
         with ExitStack() as stack:
-            if self.trainer.engine.is_main:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._loggers = open_loggers(self.config, self.folder, self.trainer.step)
-                for each in self._loggers:
-                    stack.callback(each.close)
+            self._loggers = self.trainer.engine.together(self._open_loggers)
+            for each in self._loggers:
+                stack.callback(each.close)
             yield
+
+    def _open_loggers(self) -> list[Logger]:
+        if not self.trainer.engine.is_main:
+            return []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return open_loggers(self.config, self.folder, self.trainer.step)
 
     def after_update(self, before: int, tally: Tally, batches: list[PairBatch], reason: str) -> str:
         """Log, validate and save what is due; returns why the run is to end, or nothing."""
@@ -190,17 +245,20 @@ class _Run:
 
         if self._display is not None:
             self._display(step, tally.figures())
+        engine, batch = self.trainer.engine, batches[-1]
         if due(self.config.log_interval) or reason:
             figures = self._over_processes(tally)
-            for name, value in figures.items():
-                self._since_validation.add(name, value)
-            self._log(figures)
-        validated = due(self.config.val_interval) and self._validator is not None
+            engine.by_main(lambda: self._note(figures))
         if due(self.config.val_interval):
-            reason = self.trainer.engine.share(self._validate(batches[-1]) or reason)
-        if due(self.config.checkpoint_interval) or validated or reason:
-            self._save()
+            reason = engine.by_main(lambda: self._validate(batch)) or reason
+        if due(self.config.checkpoint_interval) or due(self.config.val_interval) or reason:
+            engine.by_main(self._save)
         return reason
+
+    def _note(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self._since_validation.add(name, value)
+        self._log(figures)
 
     def _over_processes(self, tally: Tally) -> dict[str, float]:
         names = [name for name in tally.sums if not name.startswith("time/")]
@@ -215,8 +273,6 @@ class _Run:
 
     def _validate(self, batch: PairBatch) -> str | None:
         """Validate the moving average, draw matches; why the run is to end, if it is."""
-        if not self.trainer.engine.is_main:
-            return None
         step, model = self.trainer.step, self.trainer.average
         shown = (
             match_picture(model, batch, max_error=3.0) if self._validator is None else self._validator.picture(model)
@@ -241,8 +297,6 @@ class _Run:
         return None if self._watch is None else self._watch(step, validation, training)
 
     def _save(self) -> None:
-        if not self.trainer.engine.is_main:
-            return
         state = self.trainer.state_dict() | {
             "best_step": self.best_step,
             "best_score": self._best_score,
@@ -250,9 +304,10 @@ class _Run:
             "watch": None if self._watch is None else self._watch.state_dict(),
         }
         # The checkpoint comes last: a run that is killed before it goes on from the one before, and writes both anew.
-        model, options = self.trainer.average, self.config.model.options()
-        self.checkpoints.make_room(lambda: save_weights(model, self.folder / WEIGHTS, options=options), self.best_step)
-        self.checkpoints.save(state, self.trainer.step, self.best_step)
+        model, options, step = self.trainer.average, self.config.model.options(), self.trainer.step
+        weights = self.folder / WEIGHTS
+        self.checkpoints.make_room(lambda: save_weights(model, weights, options=options), step, self.best_step)
+        self.checkpoints.save(state, step, self.best_step)
 
     def _give_up(self, batches: list[PairBatch]) -> None:
         path = self.folder / BAD_BATCH
@@ -263,6 +318,15 @@ class _Run:
             f"row; the last batch is in {path}, the last good state in {self.checkpoints.folder}. "
             "Try a lower optimizer.lr"
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain settings by their full names, such as optimizer.lr; a mapping that is one setting stays one."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) and name not in NAMES else {name: value}
+    return found
 
 
 @contextmanager

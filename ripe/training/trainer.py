@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -59,10 +61,11 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, engine: Engine | None = None) -> None:
-        self.config = config
         self.engine = Engine(config) if engine is None else engine
+        self.config = config = replace(config, precision=self.engine.precision)
         torch.manual_seed(config.seed)  # the initial weights
-        self.model: RIPE = initial_model(config.model).to(self.engine.device)
+        # One process downloads and reads; the others may be on machines without these files.
+        self.model: RIPE = self.engine.by_main(lambda: initial_model(config.model)).to(self.engine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = AveragedModel(
             self.model, multi_avg_fn=warm_average(config.optimizer.ema_decay), use_buffers=True
@@ -89,6 +92,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """The run's whole state as tensors and plain values."""
         return {
+            "release": metadata.version("ripe-keypoints"),
             "config": self.config.to_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -171,9 +175,11 @@ class Trainer:
         times = [time.perf_counter()]
         numbers = pair_numbers(self.config, step, self.engine.rank, self.engine.processes)
         device = self.engine.device
-        images = batch.images.to(device, non_blocking=True).float() / 255
+        images, valid, warps = (
+            part.to(device, non_blocking=True) for part in (batch.images, batch.valid, batch.H_0to1)
+        )
         generators = [self._generator(number, view) for view in (0, 1) for number in numbers]
-        output = self._policy(images, batch.valid.to(device), batch.H_0to1.to(device), generators)
+        output = self._policy(images.float() / 255, valid, warps, generators)
         times.append(time.perf_counter())
         terms = compute_loss(
             output,
