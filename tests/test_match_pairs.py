@@ -10,7 +10,7 @@ import torch
 import ripe
 from ripe.cli import main
 from ripe.features import Features, Matches
-from ripe.reconstruction.pairs import read_pairs
+from ripe.pair_lists import read_pair_list
 from ripe.storage import FeatureFile, MatchFile, pair_group, read_matches
 
 NAMES = ("a.jpg", "sub/b.jpg", "c.jpg")
@@ -65,7 +65,7 @@ def test_a_list_that_has_grown_is_continued(folder: Path, monkeypatch: pytest.Mo
         calls.append(features)
         return ripe.match(*features)
 
-    monkeypatch.setattr("ripe.reconstruction.matches.match", counted)
+    monkeypatch.setattr("ripe.match_many.match", counted)
     assert match_pairs() == 0
     assert len(calls) == 1
     with h5py.File("matches.h5") as file:
@@ -108,13 +108,12 @@ def test_a_pair_has_hlocs_group() -> None:
         (b"a b\na a\n", "pairs.txt, line 2: give two different names"),
         (b"\n", "pairs.txt: holds no pair"),
         (b"\xff\xfe", "pairs.txt: not a text file"),
-        (b"x/a b\nx-a b\n", "line 2: hloc's match files cannot tell this pair from x/a b"),
     ],
 )
 def test_lists_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "pairs.txt").write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        read_pairs(tmp_path / "pairs.txt")
+        read_pair_list(tmp_path / "pairs.txt")
 
 
 @pytest.mark.parametrize(

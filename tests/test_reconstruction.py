@@ -16,7 +16,7 @@ from ripe.cli import main
 from ripe.features import Features
 from ripe.images import read_image
 from ripe.integrations import colmap
-from ripe.reconstruction.pairs import exhaustive, sequential, similar
+from ripe.reconstruction.pairing import exhaustive, sequential, similar
 
 pycolmap = pytest.importorskip("pycolmap")
 QUICK = ["--max-keypoints", "600", "--single-camera", "--device", "cpu"]
@@ -102,7 +102,7 @@ def test_a_second_run_keeps_the_features(
     def never(*arguments: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("ripe.evaluation.extractors.as_rgb", never)
+    monkeypatch.setattr("ripe.extract_many.read_image", never)
     main([*command, "--pairs", "sequential", "--neighbours", "2"])
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| sift")]
     assert [row[2].strip() for row in rows] == ["6 of 6"]

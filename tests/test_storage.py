@@ -53,8 +53,8 @@ def test_images_without_keypoints_are_stored(tmp_path: Path) -> None:
 
 def test_a_file_is_continued(tmp_path: Path) -> None:
     fill(tmp_path / "f.h5", a=features(seed=1))
-    store = FeatureFile(tmp_path / "f.h5", SETTINGS)
-    assert store.done == {"a"}
+    with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
+        assert set(store.done) == {"a"}
     fill(tmp_path / "f.h5", b=features(seed=2))
     assert sorted(read_features(tmp_path / "f.h5")) == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
@@ -65,7 +65,9 @@ def test_parts_of_a_killed_run_are_continued(tmp_path: Path) -> None:
     store.add({"a": features(seed=1)}, {"a": 1.0})  # never merged, as after a kill
     (store.parts / ".0123.h5.4567.tmp").write_bytes(b"half written")
     (store.parts / "merged.tmp").write_bytes(b"half written")
-    assert FeatureFile(tmp_path / "f.h5", SETTINGS).done == {"a"}
+    del store
+    with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
+        assert set(store.done) == {"a"}
     fill(tmp_path / "f.h5", b=features(seed=2))
     assert sorted(read_features(tmp_path / "f.h5")) == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
@@ -90,7 +92,9 @@ def test_a_kill_between_merge_and_clean_up_does_no_harm(tmp_path: Path) -> None:
     store.merge()
     store.parts.mkdir()
     part.write_bytes(content)
-    FeatureFile(tmp_path / "f.h5", SETTINGS).merge()
+    del store
+    with FeatureFile(tmp_path / "f.h5", SETTINGS):
+        pass
     assert sorted(read_features(tmp_path / "f.h5")) == ["a"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
+from ripe.cli.progress import progress_bar
 from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
 
 The last one matches many pairs (two names a line) with the features that `ripe extract` has stored, and writes hloc's
-matches.h5. Interrupted (even killed) and started again, it goes on where it was.
+matches.h5. Interrupted (even killed) and started again, it goes on where it was; pairs whose features have changed are
+matched anew. In the list, names that hold blanks stand in double quotes; lines that begin with # are passed over.
 """
 
 
@@ -62,22 +64,20 @@ def _match_many(arguments: argparse.Namespace) -> int:
         arguments.refuse("--pairs, --features and -o belong together")
     if arguments.image0 is not None or arguments.json is not None:
         arguments.refuse("--pairs goes with neither photos nor --json")
-    from tqdm.auto import tqdm
-
     from ripe import files
-    from ripe.reconstruction import matches
-    from ripe.reconstruction.pairs import read_pairs
+    from ripe.match_many import SETTINGS, match_many
+    from ripe.pair_lists import read_pair_list
     from ripe.storage import FeatureReader, MatchFile
 
     files.check_writable(arguments.output)
-    pairs = read_pairs(arguments.pairs)
+    pairs = read_pair_list(arguments.pairs)
     device = options.device(arguments)
     with (
         FeatureReader(arguments.features) as features,
-        MatchFile(arguments.output, {**matches.SETTINGS, **features.settings}) as store,
-        tqdm(total=len(pairs), unit="pair", desc="match") as progress,
+        MatchFile(arguments.output, {**SETTINGS, **features.settings}) as store,
+        progress_bar("match", len(pairs), unit="pair") as progress,
     ):
-        missing = matches.match_pairs(features, pairs, store, device=device, progress=progress.update)
+        missing = match_many(features, pairs, store, device=device, progress=progress)
         done = sum(store.holds(*pair) for pair in pairs)
     print(f"{done} of {len(pairs)} pairs in {arguments.output}")
     for name, count in missing.items():

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.evaluation.extractors import Describer, Extractor, from_file
-from ripe.evaluation.protocol import Resizing
+from ripe.evaluation.extractors import Describer
 from ripe.features import Features
 
 Detected = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -104,17 +103,6 @@ LEARNED: dict[str, tuple[Callable[..., Describer], str]] = {
     "xfeat": (xfeat, "xfeat.pt"),
 }
 """Networks of kornia, with the name under which PyTorch's cache would hold the published weights."""
-
-
-def baseline_extractor(name: str, *, max_keypoints: int = 2048, max_side: int = 1024) -> Extractor:
-    """Extractor of a baseline; photos whose longer side exceeds `max_side` pixels are shrunk to it, none enlarged.
-
-    Args:
-        name: see `baseline`.
-        max_keypoints: how many keypoints a photo keeps at most, those of strongest response.
-        max_side: in pixels.
-    """
-    return from_file(baseline(name, max_keypoints), Resizing("long", max_side, enlarge=False))
 
 
 def baseline(name: str, max_keypoints: int, device: torch.device | None = None) -> Describer:

@@ -1,13 +1,14 @@
-"""What is evaluated: functions from an image, or from a photo's file, to features."""
+"""What is evaluated: functions from an image to features, and how photos become such images."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ripe.evaluation.protocol import Resizing
+from ripe.extract_many import Extract, Extraction
 from ripe.features import Features
 from ripe.images import as_rgb, rescale_keypoints, resize
 from ripe.model import RIPE
@@ -15,28 +16,31 @@ from ripe.model import RIPE
 Describer = Callable[[Tensor], Features]
 """Gives the features of a 3×H×W RGB image in 0..1 as it is; keypoints are in its pixels."""
 
-Extractor = Callable[[Path], Features]
-"""Gives a photo's features; keypoints are in pixels of the stored photo."""
-
 
 def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> Describer:
     """A RIPE model as a describer, with the model's own threshold if None is given."""
     return lambda image: model.extract(image, max_keypoints=max_keypoints, threshold=threshold)[0]
 
 
-def model_extractor(model: RIPE, *, max_keypoints: int = 2048, max_side: int = 1024) -> Extractor:
-    """Extractor of a RIPE model; photos whose longer side exceeds `max_side` pixels are shrunk to it, none enlarged."""
-    return from_file(describer(model, max_keypoints=max_keypoints), Resizing("long", max_side, enlarge=False))
+def shrinking(describe: Describer, max_side: int) -> Extract:
+    """A describer for `extract_many`; photos whose longer side exceeds `max_side` pixels are shrunk, none enlarged."""
+    resizing = Resizing("long", max_side, enlarge=False)
+
+    def extract(photo: np.ndarray) -> Extraction:
+        original = as_rgb(photo)
+        image = resized(original, resizing)
+        return Extraction(to_original(describe(image), original), max(image.shape[1:]))
+
+    return one_by_one(extract)
 
 
-def from_file(describe: Describer, resizing: Resizing) -> Extractor:
-    """An extractor that reads a photo, resizes it and describes it."""
+def one_by_one(extract: Callable[[np.ndarray], Extraction]) -> Extract:
+    """What extracts one photo, for `extract_many`."""
 
-    def extract(path: Path) -> Features:
-        image = as_rgb(path)
-        return to_original(describe(resized(image, resizing)), image)
+    def extract_each(photos: Sequence[np.ndarray]) -> list[Extraction]:
+        return [extract(photo) for photo in photos]
 
-    return extract
+    return extract_each
 
 
 def resized(image: Tensor, resizing: Resizing) -> Tensor:
