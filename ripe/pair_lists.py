@@ -51,7 +51,7 @@ def pair_lines(path: str | Path) -> Iterator[tuple[str, Pair]]:
 
 
 def _words(line: str) -> list[str]:
-    pattern = BY_TABS if "\t" in re.sub(QUOTED, "", line).strip() else BY_BLANKS
+    pattern = BY_TABS if "\t" in re.sub(QUOTED, "name", line).strip() else BY_BLANKS
     words = [word.strip(" \t\r") for word in pattern.findall(line)]
     return [word[1:-1].replace('""', '"') if re.fullmatch(QUOTED, word) else word for word in words if word]
 

@@ -1,6 +1,8 @@
 """From photos to figures: extractors, the two steps of an evaluation, and known answers."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -137,6 +139,41 @@ def test_an_unreadable_photo_costs_its_pairs_only(tmp_path):
     score, unreadable = evaluate(pairs, protocol, baseline("orb", 500), tmp_path / "out")
     assert set(score.pairs) == {"shift", "tilt"}
     assert list(unreadable) == ["turn_1.png"]
+
+
+def test_a_full_disk_is_no_unreadable_photo(tmp_path):
+    """A limit on the size of files, which acts as a full disk does, ends the evaluation after some photos."""
+    write_annotated(tmp_path / "annotated")
+    folder, output = tmp_path / "annotated" / "homography", tmp_path / "out"
+    words = ["eval", "pairs", str(folder), "--baseline", "orb", "--max-keypoints", "50", "-o", str(output)]
+    Image.new("RGB", SIZE0).save(folder / "shift_0.png")  # without keypoints: its part is small
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\nfrom ripe.cli import main\n"
+    )
+    command = [sys.executable, "-c", f"{code}sys.exit(main({words!r}))"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("ripe: error: [Errno 27] File too large")
+    assert "left out" not in result.stderr
+    assert not (output / "results.json").exists()
+
+
+def test_a_photo_that_has_changed_is_scored_anew(tmp_path):
+    """Another photo of the same size in bytes, by which sets are told apart, and then none."""
+    write_annotated(tmp_path / "annotated")
+    pairs, protocol = sets(tmp_path, "pairs")[0]
+    first, _ = evaluate(pairs, protocol, baseline("orb", 500), tmp_path)
+    photo = pairs.path("turn_1.png")
+    content = photo.read_bytes()
+    Image.new("RGB", SIZE0).save(photo)
+    photo.write_bytes(photo.read_bytes().ljust(len(content), b"\0"))
+    second, _ = evaluate(pairs, protocol, baseline("orb", 500), tmp_path)
+    assert first.pairs["turn"].matches > second.pairs["turn"].matches == 0
+    assert first.pairs["tilt"] == second.pairs["tilt"]
+    photo.write_bytes(b"no photo".ljust(len(content)))
+    third, unreadable = evaluate(pairs, protocol, baseline("orb", 500), tmp_path)
+    assert list(unreadable) == ["turn_1.png"]
+    assert set(third.pairs) == {"shift", "tilt"}
 
 
 def test_nothing_readable_is_an_error(tmp_path):
