@@ -64,7 +64,7 @@ class GroupFile:
         self._lock = lock(self.path)
         try:
             for existing in self._existing():
-                with _open(existing) as file:
+                with open_hdf5(existing) as file:
                     self._check_settings(file)
                     self.done.update(_groups(file, self.marker))
         except BaseException:
@@ -263,7 +263,7 @@ class FeatureReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = open_hdf5(self.path)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -306,7 +306,7 @@ class FeatureReader:
 
 def read_features(path: str | Path, names: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
     """The data sets of some (or all) images of a feature file: name to keypoints, scores, descriptors, image_size."""
-    with _open(Path(path)) as file:
+    with open_hdf5(Path(path)) as file:
         wanted = sorted(_groups(file, FeatureFile.marker)) if names is None else names
         return {name: {key: data[()] for key, data in file[name].items()} for name in wanted}
 
@@ -316,7 +316,7 @@ def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair
 
     A pair that is stored the other way round is given with its columns swapped.
     """
-    with _open(Path(path)) as file:
+    with open_hdf5(Path(path)) as file:
         for pair in pairs:
             for names in (pair, pair[::-1]):
                 group = file.get(pair_group(*names))
@@ -365,7 +365,13 @@ def _belongs(notes: Mapping[str, Any], names: Pair) -> bool:
     return (notes.get("name0", names[0]), notes.get("name1", names[1])) == names
 
 
-def _open(path: Path) -> h5py.File:
+def open_hdf5(path: Path) -> h5py.File:
+    """An HDF5 file, opened for reading.
+
+    Raises:
+        OSError: what the system says, such as that there is no such file.
+        ValueError: it is no HDF5 file, or a damaged one.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

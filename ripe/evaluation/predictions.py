@@ -22,7 +22,7 @@ from ripe.evaluation.protocol import Protocol
 from ripe.extract_many import Extraction, extract_many
 from ripe.images import as_rgb
 from ripe.match_many import SETTINGS, match_many
-from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, read_matches
+from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
 
 Progress = Callable[..., object]
 """Called with how many more photos or pairs are done; 1 if it is not said."""
@@ -135,7 +135,7 @@ def match_images(
 
 def read_predictions(pairs: PairSet, folder: Path) -> Predictions:
     """What `extract_images` and `match_images` have stored for these pairs."""
-    with h5py.File(folder / "features.h5", "r") as file:
+    with open_hdf5(folder / "features.h5") as file:
         images = {name: _read_image(file[name]) for name in pairs.images if name in file}
     names = [pair for pair in _names(pairs) if images.keys() >= set(pair)]
     matches = {pair: torch.from_numpy(found) for pair, found in read_matches(folder / "matches.h5", names)}
