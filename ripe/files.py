@@ -78,6 +78,16 @@ def unlock(held: FileLock) -> None:
     held.release()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the `lock` of a path in a `with` statement."""
+    held = lock(path)
+    try:
+        yield
+    finally:
+        unlock(held)
+
+
 def _holder(held: FileLock) -> str:
     with suppress(OSError):
         return Path(held.lock_file).read_text() or "another process"

@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 
 from ripe.features import Features, Matches
-from ripe.files import lock, replacing, unlock
+from ripe.files import lock, locked, replacing, unlock
 
 ABSENT = "none"
 NO_MATCH = -1
-
 
 Pair = tuple[str, str]
 """Names of two images."""
@@ -57,7 +56,7 @@ class GroupFile:
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self.parts = self.path.with_name(self.path.name + ".parts")
+        self.parts = _parts_of(self.path)
         self.settings = {key: ABSENT if value is None else value for key, value in settings.items()}
         self.done: dict[str, dict[str, Any]] = {}
         self._forgotten: set[str] = set()
@@ -88,8 +87,9 @@ class GroupFile:
                     shutil.copyfile(self.path, merged)
                 with h5py.File(merged, "a") as file:
                     file.attrs.update(self.settings)
-                    for name in self._forgotten & file.keys():
-                        del file[name]
+                    for name in self._forgotten:
+                        if name in file:
+                            del file[name]
                     for part in self._part_files():
                         self._copy_groups(part, file)
                 merged.replace(self.path)
@@ -135,8 +135,7 @@ class GroupFile:
     def _add(self, writers: Mapping[str, Callable[[h5py.Group], None]]) -> None:
         """Store some groups, all of them or none; each writer fills one."""
         self.parts.mkdir(exist_ok=True)
-        number = int(self._part_files()[-1].stem) + 1 if self._part_files() else 0
-        part = self.parts / f"{number:08}.h5"
+        part = self.parts / f"{len(self._part_files()):08}.h5"
         attributes: dict[str, dict[str, Any]] = {}
         # Made in memory, as HDF5 that writes to a full disk prints thousands of lines and may crash.
         with h5py.File(str(part), "w", driver="core", backing_store=False) as file:
@@ -354,6 +353,17 @@ def check_distinct_names(names: Collection[str]) -> None:
     counts = Counter(map(_flat, names))
     clashing = [name for name in names if counts[_flat(name)] > 1]
     check_distinct((name, other) for name in clashing for other in names if name != other)
+
+
+def discard(path: Path) -> None:
+    """Remove a file under construction with its parts, as soon as no other process writes it."""
+    with locked(path):
+        path.unlink(missing_ok=True)
+        shutil.rmtree(_parts_of(path), ignore_errors=True)
+
+
+def _parts_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.parts")
 
 
 def _flat(name: str) -> str:

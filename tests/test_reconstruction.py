@@ -143,6 +143,15 @@ def test_one_thread_gives_equal_models(room: Path, tmp_path: Path) -> None:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
+def test_two_processes_with_one_output_wait_for_each_other(room: Path, tmp_path: Path, random_weights: Path) -> None:
+    words = ["reconstruct", str(room), "-o", str(tmp_path / "out"), "--model", str(random_weights), *QUICK]
+    command = [sys.executable, "-m", "ripe.cli", *words, "--max-keypoints", "200"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert not list((tmp_path / "out" / "random").glob("*.lock"))
+
+
 def test_pairs_of_photos_that_are_not_there_are_named(
     room: Path, tmp_path: Path, random_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

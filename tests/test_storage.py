@@ -182,6 +182,31 @@ def test_the_latest_of_several_versions_counts(tmp_path: Path) -> None:
     assert {name: len(data["scores"]) for name, data in read_features(tmp_path / "f.h5").items()} == dict(a=1, b=2, c=3)
 
 
+def test_what_is_no_longer_true_is_left_out(tmp_path: Path) -> None:
+    fill(tmp_path / "f.h5", **{"sub/a": features(), "sub/b": features(), "c": features()})
+    with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
+        store.forget("sub/a")
+        store.forget("c")
+        store.add({"c": features(3)}, {"c": 1.0})
+    assert {name: len(data["scores"]) for name, data in read_features(tmp_path / "f.h5").items()} == {
+        "c": 3,
+        "sub/b": 5,
+    }
+
+
+def test_discarding_waits_for_the_writer(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    writer = start_writer(path, "a")
+    assert writer.stdout.readline() == "writing\n"
+    code = "import sys; from pathlib import Path; from ripe.storage import discard; discard(Path(sys.argv[1]))"
+    waiting = subprocess.Popen([sys.executable, "-c", code, path], stderr=subprocess.PIPE, text=True)
+    assert f"{path}: process {writer.pid} on " in waiting.stderr.readline()
+    assert writer.communicate("\n", timeout=60)[1] == ""
+    waiting.communicate(timeout=60)
+    assert (writer.returncode, waiting.returncode) == (0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_of_nothing_is_a_file(tmp_path: Path) -> None:
     fill(tmp_path / "f.h5")
     assert read_features(tmp_path / "f.h5") == {}

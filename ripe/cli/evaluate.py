@@ -204,11 +204,13 @@ def _predict_and_score(
     from ripe.evaluation.detectors import score_detector
     from ripe.evaluation.report import summarise
     from ripe.evaluation.scoring import score_pairs
+    from ripe.storage import discard
 
     place = folder / candidate.key
     place.mkdir(parents=True, exist_ok=True)
     if arguments.overwrite:
-        _forget(place)
+        for file in ("features.h5", "matches.h5"):
+            discard(place / file)
     label = f"{pairs.name}: {candidate.name}"
     with progress_bar(f"{label}: extract", len(pairs.images), leave=False) as step:
         unreadable = predictions.extract_images(candidate, pairs, protocol, place, step)
@@ -220,14 +222,6 @@ def _predict_and_score(
         score = score_pairs(matched, protocol, step)
     detector = score_detector(matched) if arguments.detector and pairs.kind == "homography" else None
     return summarise(candidate, stored, score, detector, unreadable), matched
-
-
-def _forget(place: Path) -> None:
-    import shutil
-
-    for name in ("features.h5", "matches.h5"):
-        (place / name).unlink(missing_ok=True)
-        shutil.rmtree(place / f"{name}.parts", ignore_errors=True)
 
 
 def _write(reports: Sequence[SetReport], pictures: list[Any], output: Path, settings: dict[str, Any]) -> None:

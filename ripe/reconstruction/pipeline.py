@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ripe.extract_many import Extract, extract_many
+from ripe.files import locked
 from ripe.integrations import colmap
 from ripe.match_many import SETTINGS, match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
@@ -25,6 +26,8 @@ Report = Callable[[str, int, int], object]
 """Called with a stage, how much of it is done, and of how much."""
 ChoosePairs = Callable[[FeatureReader, Sequence[str]], Sequence[Pair]]
 """Pairs of the named images, whose features can be looked at."""
+
+MODEL = "sparse"
 
 
 @dataclass(frozen=True)
@@ -124,17 +127,19 @@ def reconstruct(
     with FeatureReader(features_path) as features:
         chosen = pairs(features, readable) if callable(pairs) else pairs
         failures |= _match(features, chosen, matches_path, device, report)
-        database = output / "database.db"
-        left_out = colmap.write_database(
-            database,
-            folder,
-            {name: features.read(name) for name in readable},
-            read_matches(matches_path, chosen),
-            single_camera=single_camera,
-        )
-    failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
-    verified = colmap.verify(database)
-    models = _map(database, folder, output, len(readable), single_threaded, report)
+        # Another process with this output waits here, as it has for the features and the matches.
+        with locked(output / MODEL):
+            database = output / "database.db"
+            left_out = colmap.write_database(
+                database,
+                folder,
+                {name: features.read(name) for name in readable},
+                read_matches(matches_path, chosen),
+                single_camera=single_camera,
+            )
+            failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
+            verified = colmap.verify(database)
+            models = _map(database, folder, output, len(readable), single_threaded, report)
     best = models[0] if models else None
     points = 0 if best is None else best.num_points3D()
     return Summary(
@@ -184,7 +189,7 @@ def _map(
     database: Path, folder: Path, output: Path, photos: int, single_threaded: bool, report: Report
 ) -> list["pycolmap.Reconstruction"]:
     """COLMAP's models, that with most photos first, which is written to `output` in place of an older one."""
-    model, cloud = output / "sparse", output / "points.ply"
+    model, cloud = output / MODEL, output / "points.ply"
     shutil.rmtree(model, ignore_errors=True)
     cloud.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".mapping-") as scratch:
