@@ -1,23 +1,21 @@
-"""What gives features: functions from an image, or from a photo's file, and how photos are resized for them."""
+"""What gives features: functions from an image, and how photos become such images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ripe.extract_many import Extract, Extraction
 from ripe.features import Features
-from ripe.images import MAX_MEGAPIXELS, as_rgb, rescale_keypoints, resize
+from ripe.images import as_rgb, rescale_keypoints, resize
 from ripe.model import RIPE
 
 Describer = Callable[[Tensor], Features]
 """Gives the features of a 3×H×W RGB image in 0..1 as it is; keypoints are in its pixels."""
-
-Extractor = Callable[[Path], Features]
-"""Gives a photo's features; keypoints are in pixels of the stored photo."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +55,25 @@ def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None
     return lambda image: model.extract(image, max_keypoints=max_keypoints, threshold=threshold)[0]
 
 
-def model_extractor(
-    model: RIPE, *, max_keypoints: int = 2048, max_side: int = 1024, max_megapixels: float = MAX_MEGAPIXELS
-) -> Extractor:
-    """Extractor of a RIPE model; photos whose longer side exceeds `max_side` pixels are shrunk to it, none enlarged."""
+def shrinking(describe: Describer, max_side: int) -> Extract:
+    """A describer for `extract_many`; photos whose longer side exceeds `max_side` pixels are shrunk, none enlarged."""
     resizing = Resizing("long", max_side, enlarge=False)
-    return from_file(describer(model, max_keypoints=max_keypoints), resizing, max_megapixels)
+
+    def extract(photo: np.ndarray) -> Extraction:
+        original = as_rgb(photo)
+        image = resized(original, resizing)
+        return Extraction(to_original(describe(image), original), max(image.shape[1:]))
+
+    return one_by_one(extract)
 
 
-def from_file(describe: Describer, resizing: Resizing, max_megapixels: float = MAX_MEGAPIXELS) -> Extractor:
-    """An extractor that reads a photo, resizes it and describes it; larger files are refused."""
+def one_by_one(extract: Callable[[np.ndarray], Extraction]) -> Extract:
+    """What extracts one photo, for `extract_many`."""
 
-    def extract(path: Path) -> Features:
-        image = as_rgb(path, max_megapixels=max_megapixels)
-        return to_original(describe(resized(image, resizing)), image)
+    def extract_each(photos: Sequence[np.ndarray]) -> list[Extraction]:
+        return [extract(photo) for photo in photos]
 
-    return extract
+    return extract_each
 
 
 def resized(image: Tensor, resizing: Resizing) -> Tensor:

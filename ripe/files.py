@@ -1,12 +1,19 @@
 """Files that are either whole or absent: everything is written beside its place and then moved there."""
 
 import json
+import logging
+import math
 import os
+import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -40,7 +47,69 @@ def check_writable(path: str | Path) -> None:
         raise PermissionError(f"{path}: no permission to write in {path.parent}")
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write one line of JSON, whole or not at all."""
+def lock(path: Path) -> FileLock:
+    """Make this process the only one that writes `path`, until `unlock`; the lock is the file `<path>.lock`.
+
+    While another process holds it, it is waited for, and a warning says which one it is.
+
+    Raises:
+        ValueError: this process holds it already.
+    """
+    held = FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
+    this = f"process {os.getpid()} on {platform.node()}"
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        holder = _holder(held)
+        if holder == this:
+            raise ValueError(f"{path}: is being written by this process already") from None
+        logger.warning("%s: %s is writing it; waiting until that ends", path, holder)
+        held.acquire()
+    with suppress(OSError):  # Windows lets nobody write to a locked file; who holds it remains unsaid
+        Path(held.lock_file).write_text(this)
+    return held
+
+
+def unlock(held: FileLock) -> None:
+    """Give a lock back and remove its file."""
+    # Before the release: those that wait look whether the file that they have locked is still there.
+    with suppress(OSError):  # Windows removes no open file
+        Path(held.lock_file).unlink()
+    held.release()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the `lock` of a path in a `with` statement."""
+    held = lock(path)
+    try:
+        yield
+    finally:
+        unlock(held)
+
+
+def _holder(held: FileLock) -> str:
+    with suppress(OSError):
+        return Path(held.lock_file).read_text() or "another process"
+    return "another process"
+
+
+def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> None:
+    """Write JSON, whole or not at all; numbers that are not finite, which JSON does not have, become null.
+
+    Args:
+        path: the file.
+        content: of JSON's types, tuples besides.
+        indent: blanks for each level; all in one line if None.
+    """
+    text = json.dumps(_finite(content), allow_nan=False, indent=indent)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,14 +1,22 @@
 """Features of many images, and matches of many pairs, in HDF5 files of hloc's layout that no interruption can damage.
 
 HDF5 files do not survive a process that is killed while it writes. New groups therefore go to small files in a folder
-`<file>.parts`, each written whole; `merge` brings them into the file, which is replaced at once.
+`<file>.parts`, each written whole; `merge` brings them into the file, which is replaced at once. One process at a time
+writes a file (see `ripe.files.lock`).
+
+Each group's attributes say what it was made of, so that what has changed since is made anew: a photo's (see
+`ripe.extract_many`), and the names and features of a pair's images. hloc, which reads the data sets only, ignores them.
 """
 
+import errno
+import hashlib
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -18,21 +26,29 @@ import torch
 from torch import Tensor
 
 from ripe.features import Features, Matches
-from ripe.files import replacing
+from ripe.files import lock, locked, replacing, unlock
 
 ABSENT = "none"
 NO_MATCH = -1
+
+Pair = tuple[str, str]
+"""Names of two images."""
 
 
 class GroupFile:
     """An HDF5 file under construction, made of groups of data sets that are each written once.
 
+    It is this process's alone from here to the end of a `with` statement; another one that writes it is waited for.
+
     Args:
         path: the file. If it or its parts exist, they are continued.
         settings: what the content depends on; kept as attributes of the file. None is stored as "none".
 
+    Attributes:
+        done: the groups that are there, each with its attributes.
+
     Raises:
-        ValueError: the file is not ours, or was begun with other settings.
+        ValueError: the file is not ours, was begun with other settings, or is being written by this process.
     """
 
     marker: ClassVar[str]  # the data set by which a group is known
@@ -40,27 +56,43 @@ class GroupFile:
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self.parts = self.path.with_name(self.path.name + ".parts")
+        self.parts = _parts_of(self.path)
         self.settings = {key: ABSENT if value is None else value for key, value in settings.items()}
-        self.done: set[str] = set()
-        for existing in self._existing():
-            with _open(existing) as file:
-                self._check_settings(file)
-                self.done.update(_group_names(file, self.marker))
+        self.done: dict[str, dict[str, Any]] = {}
+        self._forgotten: set[str] = set()
+        self._lock = lock(self.path)
+        try:
+            for existing in self._existing():
+                with open_hdf5(existing) as file:
+                    self._check_settings(file)
+                    self.done.update(_groups(file, self.marker))
+        except BaseException:
+            unlock(self._lock)
+            raise
+
+    def forget(self, name: str) -> None:
+        """Leave a group out of the file from the next `merge` on, as it is no longer true."""
+        del self.done[name]
+        self._forgotten.add(name)
 
     def merge(self) -> None:
         """Bring all parts into the file and remove them."""
-        parts = sorted(self.parts.glob("*.h5"))
-        if parts:
+        if self._part_files() or self._forgotten:
+            self.parts.mkdir(exist_ok=True)
             merged = self.parts / "merged.tmp"
             merged.unlink(missing_ok=True)
-            if self.path.is_file():
-                shutil.copyfile(self.path, merged)
-            with h5py.File(merged, "a") as file:
-                file.attrs.update(self.settings)
-                for part in parts:
-                    self._copy_groups(part, file)
-            merged.replace(self.path)
+            with _errors_named(self.path):
+                self._check_space()
+                if self.path.is_file():
+                    shutil.copyfile(self.path, merged)
+                with h5py.File(merged, "a") as file:
+                    file.attrs.update(self.settings)
+                    for name in self._forgotten:
+                        if name in file:
+                            del file[name]
+                    for part in self._part_files():
+                        self._copy_groups(part, file)
+                merged.replace(self.path)
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -69,13 +101,23 @@ class GroupFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Merge, also after an error or Ctrl-C: what is done is kept in the file."""
-        self.merge()
+        """Merge, also after an error or Ctrl-C: what is done is kept in the file. Without an error there is a file."""
+        try:
+            self.merge()
+            if kind is None and not self.path.exists():
+                with replacing(self.path) as temporary, h5py.File(temporary, "w") as file:
+                    file.attrs.update(self.settings)
+        finally:
+            unlock(self._lock)
 
     def _existing(self) -> Iterator[Path]:
         if self.path.exists():
             yield self.path
-        yield from sorted(self.parts.glob("*.h5"))
+        yield from self._part_files()
+
+    def _part_files(self) -> list[Path]:
+        """The parts in the order in which they were written: of a group that is in two, the later one counts."""
+        return sorted(self.parts.glob("*.h5"))
 
     def _check_settings(self, file: h5py.File) -> None:
         stored = {key: file.attrs.get(key) for key in self.settings}
@@ -93,17 +135,33 @@ class GroupFile:
     def _add(self, writers: Mapping[str, Callable[[h5py.Group], None]]) -> None:
         """Store some groups, all of them or none; each writer fills one."""
         self.parts.mkdir(exist_ok=True)
-        with replacing(self.parts / f"{token_hex(8)}.h5") as temporary, h5py.File(temporary, "w") as file:
+        part = self.parts / f"{len(self._part_files()):08}.h5"
+        attributes: dict[str, dict[str, Any]] = {}
+        # Made in memory, as HDF5 that writes to a full disk prints thousands of lines and may crash.
+        with h5py.File(str(part), "w", driver="core", backing_store=False) as file:
             file.attrs.update(self.settings)
             for name, write in writers.items():
-                write(file.create_group(name))
-        self.done.update(writers)
+                group = file.create_group(name)
+                write(group)
+                attributes[name] = dict(group.attrs)
+            file.flush()
+            content = file.id.get_file_image()
+        with replacing(part) as temporary:
+            temporary.write_bytes(content)
+        self.done.update(attributes)
+        self._forgotten -= attributes.keys()
+
+    def _check_space(self) -> None:
+        """`OSError` if the disk cannot hold the merged file beside what is there, before HDF5 meets its end."""
+        if shutil.disk_usage(self.parts).free < sum(path.stat().st_size for path in self._existing()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _copy_groups(self, part: Path, target: h5py.File) -> None:
         with h5py.File(part, "r") as source:
-            for name in _group_names(source, self.marker):
-                if name not in target:
-                    source.copy(name, target, name)
+            for name in _groups(source, self.marker).keys() - self._forgotten:
+                if name in target:
+                    del target[name]
+                source.copy(name, target, name)
 
 
 class FeatureFile(GroupFile):
@@ -112,13 +170,18 @@ class FeatureFile(GroupFile):
     marker = "keypoints"
     command = "ripe extract"
 
+    def holds(self, name: str, notes: Mapping[str, Any]) -> bool:
+        """Whether an image's features are there, with these notes; what was stored without a note has any."""
+        stored = self.done.get(name)
+        return stored is not None and all(stored.get(key, value) == value for key, value in notes.items())
+
     def add(
         self,
         features: Mapping[str, Features],
         uncertainties: Mapping[str, float],
         notes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Store the features of some images, all of them or none.
+        """Store the features of some images, all of them or none, in place of older ones.
 
         Args:
             features: by image name; slashes in a name make nested groups, as in hloc.
@@ -140,17 +203,54 @@ class MatchFile(GroupFile):
     marker = "matches0"
     command = "ripe match --pairs"
 
-    def holds(self, name0: str, name1: str) -> bool:
-        """Whether the two images' matches are there, in either order."""
-        return pair_group(name0, name1) in self.done or pair_group(name1, name0) in self.done
+    def holds(self, name0: str, name1: str, identities: Mapping[str, str] | None = None) -> bool:
+        """Whether the two images' matches are there, in either order, and made of these features.
 
-    def add(self, matches: Mapping[tuple[str, str], tuple[Matches, int, int]]) -> None:
-        """Store the matches of some pairs, all of them or none.
+        Args:
+            name0: an image.
+            name1: another one.
+            identities: of the images' features (see `FeatureReader.identity`); an image without one has any.
+        """
+        names = self._stored_order(name0, name1)
+        if names is None:
+            return False
+        stored, now = self.done[pair_group(*names)], identities or {}
+        both = [(stored.get(f"features{side}"), now.get(name)) for side, name in enumerate(names)]
+        return all(None in pair or pair[0] == pair[1] for pair in both)
+
+    def add(
+        self, matches: Mapping[Pair, tuple[Matches, int, int]], identities: Mapping[str, str] | None = None
+    ) -> None:
+        """Store the matches of some pairs, all of them or none, in place of older ones of the same two images.
 
         Args:
             matches: by the names of both images; with the matches, how many keypoints each image has.
+            identities: by image name, which features were matched (see `FeatureReader.identity`).
         """
-        self._add({pair_group(*pair): partial(_write_matches, *found) for pair, found in matches.items()})
+        writers = {}
+        for (name0, name1), (found, count0, count1) in matches.items():
+            names = name0, name1
+            if self._stored_order(*names) == (name1, name0):
+                names, found = (name1, name0), Matches(found.indices.flip(1), found.scores)
+                count0, count1 = count1, count0
+            known = [(identities or {}).get(name) for name in names]
+            notes = {f"name{side}": name for side, name in enumerate(names)}
+            notes |= {f"features{side}": identity for side, identity in enumerate(known) if identity is not None}
+            writers[pair_group(*names)] = partial(_write_matches, found, count0, count1, notes)
+        self._add(writers)
+
+    def check_distinct(self, pairs: Iterable[Pair]) -> None:
+        """`ValueError` if the groups of two pairs, wanted or stored ones, would be the same (see `check_distinct`)."""
+        stored = [(notes["name0"], notes["name1"]) for notes in self.done.values() if "name0" in notes]
+        check_distinct([*stored, *pairs])
+
+    def _stored_order(self, name0: str, name1: str) -> Pair | None:
+        """The two names in the order in which their matches are stored; None if there are none."""
+        for names in ((name0, name1), (name1, name0)):
+            stored = self.done.get(pair_group(*names))
+            if stored is not None and _belongs(stored, names):
+                return names
+        return None
 
 
 class FeatureReader:
@@ -162,9 +262,7 @@ class FeatureReader:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: no such file")
-        self._file = _open(self.path)
+        self._file = open_hdf5(self.path)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -173,13 +271,11 @@ class FeatureReader:
 
     def names(self) -> list[str]:
         """Names of all images, sorted."""
-        return sorted(_group_names(self._file, FeatureFile.marker))
+        return sorted(_groups(self._file, FeatureFile.marker))
 
     def read(self, name: str) -> Features:
         """The features of an image, on the CPU; `KeyError` if there is no such image."""
-        if name not in self._file or FeatureFile.marker not in self._file[name]:
-            raise KeyError(name)
-        group = self._file[name]
+        group = self._group(name)
         scores = group["scores" if "scores" in group else "keypoint_scores"][()]
         width, height = group["image_size"][()].tolist()
         return Features(
@@ -188,6 +284,15 @@ class FeatureReader:
             _as_float(group["descriptors"][()].T),
             (width, height),
         )
+
+    def identity(self, name: str) -> str:
+        """A hash of an image's keypoints, which tells its features from others; `KeyError` without such an image."""
+        return hashlib.sha256(self._group(name)["keypoints"][()].tobytes()).hexdigest()[:16]
+
+    def _group(self, name: str) -> h5py.Group:
+        if name not in self._file or FeatureFile.marker not in self._file[name]:
+            raise KeyError(name)
+        return self._file[name]
 
     def __enter__(self) -> Self:
         return self
@@ -200,43 +305,114 @@ class FeatureReader:
 
 def read_features(path: str | Path, names: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
     """The data sets of some (or all) images of a feature file: name to keypoints, scores, descriptors, image_size."""
-    with _open(Path(path)) as file:
-        wanted = sorted(_group_names(file, FeatureFile.marker)) if names is None else names
+    with open_hdf5(Path(path)) as file:
+        wanted = sorted(_groups(file, FeatureFile.marker)) if names is None else names
         return {name: {key: data[()] for key, data in file[name].items()} for name in wanted}
 
 
-def read_matches(path: str | Path, pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Those pairs that the file holds, each with its K×2 int64 matches: keypoints of the first and the second image."""
-    with _open(Path(path)) as file:
-        for name0, name1 in pairs:
-            group = file.get(pair_group(name0, name1))
-            if group is not None:
-                matches = group["matches0"][()].astype(np.int64)
-                matched = np.flatnonzero(matches != NO_MATCH)
-                yield (name0, name1), np.stack([matched, matches[matched]], axis=-1)
+def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair, np.ndarray]]:
+    """Those pairs that the file holds, each with its K×2 int64 matches: keypoints of the first and the second image.
+
+    A pair that is stored the other way round is given with its columns swapped.
+    """
+    with open_hdf5(Path(path)) as file:
+        for pair in pairs:
+            for names in (pair, pair[::-1]):
+                group = file.get(pair_group(*names))
+                if group is not None and MatchFile.marker in group and _belongs(group.attrs, names):
+                    matches = group[MatchFile.marker][()].astype(np.int64)
+                    matched = np.flatnonzero(matches != NO_MATCH)
+                    both = matched, matches[matched]
+                    yield pair, np.stack(both if names == pair else both[::-1], axis=-1)
+                    break
 
 
 def pair_group(name0: str, name1: str) -> str:
     """The group in which hloc keeps the matches of two images."""
-    return "/".join(name.replace("/", "-") for name in (name0, name1))
+    return f"{_flat(name0)}/{_flat(name1)}"
 
 
-def _open(path: Path) -> h5py.File:
+def check_distinct(pairs: Iterable[Pair]) -> None:
+    """Check that hloc's layout has a group for each of some pairs; equal ones count once, in either order.
+
+    Raises:
+        ValueError: two pairs would share a group, as a slash in a name becomes a hyphen there; both are named.
+    """
+    owners: dict[frozenset[str], Pair] = {}
+    for pair in pairs:
+        owner = owners.setdefault(frozenset(map(_flat, pair)), pair)
+        if set(owner) != set(pair):
+            one, other = (" and ".join(names) for names in (owner, pair))
+            raise ValueError(
+                f"{one}, {other}: hloc's match files, where / becomes -, cannot tell these pairs apart; rename a photo"
+            )
+
+
+def check_distinct_names(names: Collection[str]) -> None:
+    """The same for all pairs of these names, whichever are matched."""
+    counts = Counter(map(_flat, names))
+    clashing = [name for name in names if counts[_flat(name)] > 1]
+    check_distinct((name, other) for name in clashing for other in names if name != other)
+
+
+def discard(path: Path) -> None:
+    """Remove a file under construction with its parts, as soon as no other process writes it."""
+    with locked(path):
+        path.unlink(missing_ok=True)
+        shutil.rmtree(_parts_of(path), ignore_errors=True)
+
+
+def _parts_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.parts")
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", "-")
+
+
+def _belongs(notes: Mapping[str, Any], names: Pair) -> bool:
+    """Whether a pair's group is of these names in this order; one without notes, as hloc writes it, is taken to be."""
+    return (notes.get("name0", names[0]), notes.get("name1", names[1])) == names
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """An HDF5 file, opened for reading.
+
+    Raises:
+        OSError: what the system says, such as that there is no such file.
+        ValueError: it is no HDF5 file, or a damaged one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     try:
         return h5py.File(path, "r")
     except OSError as error:
+        if error.errno is not None:  # the system's, such as of permissions or too many open files
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise ValueError(f"{path}: not an HDF5 file, or a damaged one") from error
 
 
-def _group_names(file: h5py.File, marker: str) -> list[str]:
-    names: list[str] = []
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Errors of the system in the body are given its own words, HDF5's being others, and the name of a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def _groups(file: h5py.File, marker: str) -> dict[str, dict[str, Any]]:
+    """The groups that hold the data set `marker`, with their attributes."""
+    found: dict[str, dict[str, Any]] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Group) and marker in item:
-            names.append(name)
+            found[name] = dict(item.attrs)
 
     file.visititems(visit)
-    return names
+    return found
 
 
 def _as_float(values: np.ndarray) -> Tensor:
@@ -252,7 +428,8 @@ def _write_features(features: Features, uncertainty: float, notes: Mapping[str, 
     group["image_size"] = np.array(features.image_size, dtype=np.int64)
 
 
-def _write_matches(matches: Matches, count0: int, count1: int, group: h5py.Group) -> None:
+def _write_matches(matches: Matches, count0: int, count1: int, notes: Mapping[str, Any], group: h5py.Group) -> None:
+    group.attrs.update(notes)
     # hloc writes int16, in which the indices of more than 32768 keypoints do not fit; it reads either.
     kind = np.int16 if count1 <= np.iinfo(np.int16).max + 1 else np.int32
     indices = matches.indices.cpu().numpy()

@@ -182,7 +182,7 @@ def test_a_missing_set_says_how_it_is_had(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("pairs.txt", "a.jpg", "pairs.txt, line 1: must be two names"),
+        ("pairs.txt", "a.jpg", "pairs.txt, line 1: give two different names"),
         ("pairs.txt", "a.jpg b.jpg", "pairs.txt, line 1: must be two names"),
         ("views.txt", "a.jpg 1 2 3", "views.txt, line 1: camera model none"),
         ("views.txt", "a.jpg " + "1 " * 12 + "FISHEYE 1 1 1 1 1", "views.txt, line 1: camera model FISHEYE"),

@@ -15,6 +15,7 @@ from PIL import Image
 
 import ripe
 from ripe.cli import main
+from ripe.images import read_image
 from ripe.storage import read_features
 
 COUNT = 6
@@ -143,13 +144,70 @@ def test_a_mended_image_is_added_by_the_next_run(mixed: Path, random_weights: Pa
     assert len(read_features(output)) == 6
 
 
-def test_what_is_done_is_not_read_again(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+def test_what_is_done_is_not_read_again(
+    mixed: Path, random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [str(mixed / "a.png"), str(mixed / "b.webp")]
     options = ["-o", str(tmp_path / "f.h5"), "--model", str(random_weights)]
     assert main(["extract", files[0], *options]) == 0
-    (mixed / "a.png").write_text("no image any more")
+    read: list[Path] = []
+
+    def counted(path: Path) -> np.ndarray:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr("ripe.extract_many.read_image", counted)
     assert main(["extract", *files, *options]) == 0
+    assert read == [mixed / "b.webp"]
     assert sorted(read_features(tmp_path / "f.h5")) == ["a.png", "b.webp"]
+
+
+def test_photos_that_have_changed_are_done_anew(
+    mixed: Path, random_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is another photo now, one is none any more, one has a new time only; the rest is as it was."""
+    output = tmp_path / "f.h5"
+    extract(mixed, output, random_weights)
+    assert not caplog.text
+    before = read_features(output)
+    (mixed / "a.png").write_bytes((mixed / "b.webp").read_bytes())
+    (mixed / "b.webp").write_bytes(b"no photo")
+    os.utime(mixed / "thin.png", ns=(0, 0))
+    assert extract(mixed, output, random_weights) == 1
+    assert f"{output}: 3 photos are extracted anew, as their files have changed" in caplog.text
+    after = read_features(output)
+    assert sorted(after) == ["a.png", "grey.JPG", "thin.png"]
+    for name, old in {"a.png": "b.webp", "grey.JPG": "grey.JPG", "thin.png": "thin.png"}.items():
+        np.testing.assert_allclose(after[name]["keypoints"], before[old]["keypoints"], atol=1e-3)
+
+
+def test_two_processes_fill_one_file(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+    halves = []
+    for half in range(2):
+        halves.append([str(tmp_path / f"{half}_{index}.png") for index in range(20)])
+        for path in halves[-1]:
+            Path(path).write_bytes((mixed / "a.png").read_bytes())
+    command = [sys.executable, "-m", "ripe.cli", "extract", "-o", str(tmp_path / "f.h5")]
+    command += ["--model", str(random_weights)]
+    both = [subprocess.Popen([*command, *half], stderr=subprocess.PIPE, text=True) for half in halves]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert len(read_features(tmp_path / "f.h5")) == 40
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the limit is POSIX'")
+def test_a_full_disk_ends_it_in_one_line(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+    """A limit on the size of files acts as a full disk does; what was done before stays."""
+    output = tmp_path / "f.h5"
+    extract(mixed, output, random_weights, "--max-keypoints", "5")
+    (mixed / "new.png").write_bytes((mixed / "a.png").read_bytes())
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\nfrom ripe.cli import main\n"
+    words = ["extract", str(mixed), "-o", str(output), "--model", str(random_weights), "--max-keypoints", "5"]
+    command = [sys.executable, "-c", f"{code}sys.exit(main({words!r}))"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"ripe: error: [Errno 27] File too large: '{output}.parts")
+    assert len(read_features(output)) == 4
 
 
 def test_other_settings_are_refused(

@@ -1,6 +1,8 @@
 """From photos to figures: extractors, the two steps of an evaluation, and known answers."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -12,15 +14,15 @@ from made_sets import SIZE0, SIZE1, write_annotated, write_hpatches, write_imw, 
 from PIL import Image
 
 from ripe.evaluation import predictions
-from ripe.evaluation.baselines import BASELINES, LEARNED, baseline, baseline_extractor
+from ripe.evaluation.baselines import BASELINES, LEARNED, baseline
 from ripe.evaluation.benchmarks import BENCHMARKS
 from ripe.evaluation.benchmarks.annotated import PROTOCOLS
 from ripe.evaluation.pair_sets import MatchedPair, PairSet, PosePair
 from ripe.evaluation.predictions import Candidate
 from ripe.evaluation.scoring import score_pairs
-from ripe.extractors import Resizing, model_extractor
+from ripe.extractors import Resizing, describer, shrinking
 from ripe.features import Features
-from ripe.images import as_rgb
+from ripe.images import as_rgb, read_image
 from ripe.matching import match, mutual_nearest_neighbours
 from ripe.pretrained import build
 
@@ -138,6 +140,41 @@ def test_an_unreadable_photo_costs_its_pairs_only(tmp_path):
     assert list(unreadable) == ["turn_1.png"]
 
 
+def test_a_full_disk_is_no_unreadable_photo(tmp_path):
+    """A limit on the size of files, which acts as a full disk does, ends the evaluation after some photos."""
+    write_annotated(tmp_path / "annotated")
+    folder, output = tmp_path / "annotated" / "homography", tmp_path / "out"
+    words = ["eval", "pairs", str(folder), "--baseline", "orb", "--max-keypoints", "50", "-o", str(output)]
+    Image.new("RGB", SIZE0).save(folder / "shift_0.png")  # without keypoints: its part is small
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\nfrom ripe.cli import main\n"
+    )
+    command = [sys.executable, "-c", f"{code}sys.exit(main({words!r}))"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("ripe: error: [Errno 27] File too large")
+    assert "left out" not in result.stderr
+    assert not (output / "results.json").exists()
+
+
+def test_a_photo_that_has_changed_is_scored_anew(tmp_path):
+    """Another photo of the same size in bytes, by which sets are told apart, and then none."""
+    write_annotated(tmp_path / "annotated")
+    pairs, protocol = sets(tmp_path, "pairs")[0]
+    first, _ = evaluate(pairs, protocol, baseline("orb", 500), tmp_path)
+    photo = pairs.path("turn_1.png")
+    content = photo.read_bytes()
+    Image.new("RGB", SIZE0).save(photo)
+    photo.write_bytes(photo.read_bytes().ljust(len(content), b"\0"))
+    second, _ = evaluate(pairs, protocol, baseline("orb", 500), tmp_path)
+    assert first.pairs["turn"].matches > second.pairs["turn"].matches == 0
+    assert first.pairs["tilt"] == second.pairs["tilt"]
+    photo.write_bytes(b"no photo".ljust(len(content)))
+    third, unreadable = evaluate(pairs, protocol, baseline("orb", 500), tmp_path)
+    assert list(unreadable) == ["turn_1.png"]
+    assert set(third.pairs) == {"shift", "tilt"}
+
+
 def test_nothing_readable_is_an_error(tmp_path):
     write_annotated(tmp_path / "annotated")
     pairs, protocol = sets(tmp_path, "pairs")[0]
@@ -215,7 +252,7 @@ def test_stored_keypoints_are_in_pixels_of_the_stored_photo(tmp_path):
 
 def test_orb_descriptors_order_by_hamming_distance(root):
     path = root / "annotated" / "homography"
-    features = [baseline_extractor("orb", max_keypoints=400)(path / name) for name in ("turn_0.png", "turn_1.png")]
+    features = [baseline("orb", 400)(as_rgb(path / name)) for name in ("turn_0.png", "turn_1.png")]
     binary = [np.packbits(single.descriptors.numpy() > 0, axis=1) for single in features]
     hamming = np.unpackbits(binary[0][:, None] ^ binary[1][None], axis=-1).sum(-1)
     similarity = (features[0].descriptors @ features[1].descriptors.T).numpy()
@@ -229,7 +266,7 @@ def test_orb_descriptors_order_by_hamming_distance(root):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_give_valid_features(root, name):
-    features = baseline_extractor(name, max_keypoints=200)(root / "annotated" / "homography" / "shift_0.png")
+    features = baseline(name, 200)(as_rgb(root / "annotated" / "homography" / "shift_0.png"))
     assert 0 < len(features) <= 200
     assert features.image_size == (512, 512)
     torch.testing.assert_close(features.descriptors.norm(dim=1), torch.ones(len(features)))
@@ -239,7 +276,7 @@ def test_baselines_give_valid_features(root, name):
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_take_photos_without_texture(tmp_path, name):
     Image.new("RGB", (64, 48)).save(tmp_path / "black.png")
-    features = baseline_extractor(name)(tmp_path / "black.png")
+    features = baseline(name, 2048)(as_rgb(tmp_path / "black.png"))
     assert len(features) == 0
     assert len(match(features, features)) == 0
 
@@ -283,7 +320,7 @@ def test_weights_are_never_downloaded(monkeypatch, tmp_path):
 
 def test_unknown_baseline():
     with pytest.raises(ValueError, match="no baseline 'surf'; there are sift, orb, disk, aliked, xfeat"):
-        baseline_extractor("surf")
+        baseline("surf", 2048)
 
 
 def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(tmp_path):
@@ -291,11 +328,16 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(tmp_path):
     Image.fromarray(skimage.data.astronaut()[: SIZE0[1]]).save(path)
     torch.manual_seed(0)
     model = build("compact").eval()
-    extract_small, extract_large = (model_extractor(model, max_side=side, max_keypoints=50) for side in (256, 1024))
-    assert torch.equal(extract_large(path).keypoints, model.extract(path, max_keypoints=50)[0].keypoints)
-    assert torch.equal(extract_small(path).keypoints, model.extract(path, resize=256, max_keypoints=50)[0].keypoints)
-    shrunk = baseline_extractor("sift", max_side=256)(path)
-    full = baseline_extractor("sift", max_side=1024)(path)
+
+    def extract(describe, max_side):
+        [extraction] = shrinking(describe, max_side)([read_image(path)])
+        assert extraction.uncertainty == max(SIZE0) / min(max_side, max(SIZE0))
+        return extraction.features
+
+    describe = describer(model, max_keypoints=50)
+    assert torch.equal(extract(describe, 1024).keypoints, model.extract(path, max_keypoints=50)[0].keypoints)
+    assert torch.equal(extract(describe, 256).keypoints, model.extract(path, resize=256, max_keypoints=50)[0].keypoints)
+    shrunk, full = (extract(baseline("sift", 2048), side) for side in (256, 1024))
     assert shrunk.image_size == full.image_size == SIZE0
     assert len(shrunk) < len(full)
     # Positions are given in the stored photo, so most strong points of the small one are among those of the large one.

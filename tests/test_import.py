@@ -137,3 +137,9 @@ def test_pictures_survive_pycolmap(order: str, tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert path.is_file()
+
+
+def test_evaluation_and_reconstruction_do_not_need_each_other() -> None:
+    for package, other in (("evaluation", "reconstruction"), ("reconstruction", "evaluation")):
+        for path in (Path(ripe.__file__).parent / package).rglob("*.py"):
+            assert f"ripe.{other}" not in path.read_text(encoding="utf-8"), path

@@ -10,8 +10,8 @@ import torch
 import ripe
 from ripe.cli import main
 from ripe.features import Features, Matches
-from ripe.reconstruction.pairs import read_pairs
-from ripe.storage import FeatureFile, MatchFile, pair_group, read_matches
+from ripe.match_many import match_many
+from ripe.storage import FeatureFile, FeatureReader, MatchFile, pair_group, read_matches
 
 NAMES = ("a.jpg", "sub/b.jpg", "c.jpg")
 
@@ -65,7 +65,7 @@ def test_a_list_that_has_grown_is_continued(folder: Path, monkeypatch: pytest.Mo
         calls.append(features)
         return ripe.match(*features)
 
-    monkeypatch.setattr("ripe.reconstruction.matches.match", counted)
+    monkeypatch.setattr("ripe.match_many.match", counted)
     assert match_pairs() == 0
     assert len(calls) == 1
     with h5py.File("matches.h5") as file:
@@ -101,20 +101,77 @@ def test_a_pair_has_hlocs_group() -> None:
     assert pair_group("db/1.jpg", "query/night/2.jpg") == "db-1.jpg/query-night-2.jpg"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a.jpg\n", "pairs.txt, line 1: give two different names"),
-        (b"a b\na a\n", "pairs.txt, line 2: give two different names"),
-        (b"\n", "pairs.txt: holds no pair"),
-        (b"\xff\xfe", "pairs.txt: not a text file"),
-        (b"x/a b\nx-a b\n", "line 2: hloc's match files cannot tell this pair from x/a b"),
-    ],
-)
-def test_lists_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "pairs.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_pairs(tmp_path / "pairs.txt")
+def swapped(path: str) -> None:
+    """Turn the pairs of a list round."""
+    lines = Path(path).read_text().splitlines()
+    Path(path).write_text("\n".join(" ".join(reversed(line.split())) for line in lines))
+
+
+def test_a_pair_is_read_in_either_order(folder: Path) -> None:
+    assert match_pairs() == 0
+    [(_, forward)] = read_matches("matches.h5", [("a.jpg", "sub/b.jpg")])
+    [(pair, back)] = read_matches("matches.h5", [("sub/b.jpg", "a.jpg")])
+    assert pair == ("sub/b.jpg", "a.jpg")
+    assert len(forward) > 3
+    np.testing.assert_array_equal(back, forward[:, ::-1])
+
+
+def test_a_pair_in_both_orders_is_matched_once(tmp_path: Path) -> None:
+    with FeatureFile(tmp_path / "f.h5", {"model": "compact"}) as store:
+        store.add({name: random_features(seed) for seed, name in enumerate("ab")}, {"a": 1.0, "b": 1.0})
+    with FeatureReader(tmp_path / "f.h5") as features, MatchFile(tmp_path / "m.h5", {"matcher": "m"}) as store:
+        match_many(features, [("b", "a"), ("a", "b")], store)
+        assert set(store.done) == {"b/a"}
+    both = dict(read_matches(tmp_path / "m.h5", [("a", "b"), ("b", "a")]))
+    np.testing.assert_array_equal(both["a", "b"], both["b", "a"][:, ::-1])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pairs_are_matched_anew_when_their_features_have_changed(
+    folder: Path, turned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of three images two have other features, and fewer; the list is in the same order or turned round."""
+    assert match_pairs() == 0
+    Path("features.h5").unlink()
+    now = {NAMES[0]: random_features(0), NAMES[1]: random_features(8, 12), NAMES[2]: random_features(9, 7)}
+    with FeatureFile("features.h5", {"model": "compact"}) as store:
+        store.add(now, dict.fromkeys(NAMES, 1.0))
+    if turned:
+        swapped("pairs.txt")
+    assert match_pairs() == 0
+    assert "matches.h5: 2 pairs are matched anew, as their features have changed" in caplog.text
+    pairs = [("a.jpg", "sub/b.jpg"), ("sub/b.jpg", "a.jpg"), ("c.jpg", "a.jpg"), ("a.jpg", "c.jpg")]
+    found = dict(read_matches("matches.h5", pairs))
+    for pair in pairs:
+        expected = ripe.match(*(now[name] for name in pair)).indices
+        assert sorted(map(tuple, found[pair].tolist())) == sorted(map(tuple, expected.tolist()))
+    caplog.clear()
+    assert match_pairs() == 0
+    assert not caplog.text
+
+
+def test_names_that_hlocs_layout_cannot_tell_apart_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one list, and in two that go to one file; in any order."""
+    monkeypatch.chdir(tmp_path)
+    names = ("cam/a.jpg", "cam-a.jpg", "x.jpg")
+    with FeatureFile("features.h5", {"model": "compact"}) as store:
+        store.add({name: random_features(seed) for seed, name in enumerate(names)}, dict.fromkeys(names, 1.0))
+    message = "cam/a.jpg and x.jpg, x.jpg and cam-a.jpg: hloc's match files, where / becomes -, cannot tell these"
+    Path("pairs.txt").write_text("cam/a.jpg x.jpg\nx.jpg cam-a.jpg\n")
+    assert match_pairs() == 1
+    assert message in capsys.readouterr().err
+    assert not Path("matches.h5").exists()
+    Path("pairs.txt").write_text("cam/a.jpg x.jpg\ncam/a.jpg cam-a.jpg\n")
+    assert match_pairs() == 0
+    [(_, forward)] = read_matches("matches.h5", [("cam/a.jpg", "cam-a.jpg")])
+    [(_, back)] = read_matches("matches.h5", [("cam-a.jpg", "cam/a.jpg")])
+    np.testing.assert_array_equal(back, forward[:, ::-1])
+    Path("pairs.txt").write_text("x.jpg cam-a.jpg\n")
+    assert match_pairs() == 1
+    assert message in capsys.readouterr().err
+    assert list(read_matches("matches.h5", [("cam-a.jpg", "x.jpg"), ("x.jpg", "cam-a.jpg")])) == []
 
 
 @pytest.mark.parametrize(

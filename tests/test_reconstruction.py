@@ -16,7 +16,7 @@ from ripe.cli import main
 from ripe.features import Features
 from ripe.images import read_image
 from ripe.integrations import colmap
-from ripe.reconstruction.pairs import exhaustive, sequential, similar
+from ripe.reconstruction.pairing import exhaustive, sequential, similar
 
 pycolmap = pytest.importorskip("pycolmap")
 QUICK = ["--max-keypoints", "600", "--single-camera", "--device", "cpu"]
@@ -102,13 +102,65 @@ def test_a_second_run_keeps_the_features(
     def never(*arguments: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("ripe.extractors.as_rgb", never)
+    monkeypatch.setattr("ripe.extract_many.read_image", never)
     main([*command, "--pairs", "sequential", "--neighbours", "2"])
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| sift")]
     assert [row[2].strip() for row in rows] == ["6 of 6"]
     assert rows[0][7].strip() == "9 of 9"
     assert main([*command, "--resize", "200"]) == 1
     assert "was begun with other settings" in capsys.readouterr().err
+
+
+def test_a_list_turned_round_gives_the_same_pairs(
+    room: Path, tmp_path: Path, random_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "reconstruct",
+        str(room),
+        "-o",
+        str(tmp_path),
+        "--baseline",
+        "sift",
+        *QUICK,
+        "--model",
+        str(random_weights),
+    ]
+    pairs = exhaustive(sorted(path.name for path in room.iterdir()))
+    rows = []
+    for order in (1, -1):
+        (tmp_path / "pairs.txt").write_text("".join(f"{' '.join(pair[::order])}\n" for pair in pairs))
+        main([*words, "--pairs", str(tmp_path / "pairs.txt")])
+        rows += [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| sift")]
+    assert [row[7].strip() for row in rows] == ["15 of 15"] * 2
+
+
+def test_one_thread_gives_equal_models(room: Path, tmp_path: Path) -> None:
+    for run in ("1", "2"):
+        words = ["reconstruct", str(room), "-o", str(tmp_path / run), *QUICK, "--single-threaded"]
+        result = subprocess.run([sys.executable, "-m", "ripe.cli", *words], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    for name in ("compact/sparse/points3D.bin", "compact/sparse/images.bin", "summary.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_two_processes_with_one_output_wait_for_each_other(room: Path, tmp_path: Path, random_weights: Path) -> None:
+    words = ["reconstruct", str(room), "-o", str(tmp_path / "out"), "--model", str(random_weights), *QUICK]
+    command = [sys.executable, "-m", "ripe.cli", *words, "--max-keypoints", "200"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert not list((tmp_path / "out" / "random").glob("*.lock"))
+
+
+def test_pairs_of_photos_that_are_not_there_are_named(
+    room: Path, tmp_path: Path, random_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.txt").write_text("left.png right.png\n")
+    words = ["reconstruct", str(room), "-o", str(tmp_path / "out"), *QUICK, "--model", str(random_weights)]
+    assert main([*words, "--max-keypoints", "50", "--pairs", str(tmp_path / "pairs.txt")]) == 1
+    error = capsys.readouterr().err
+    assert "ripe: left out: left.png: in 1 pairs, but there are no features of it" in error
+    assert "no model; 0 of 1 pairs have a common geometry" in error
 
 
 def test_photos_without_a_common_geometry_make_no_model(
@@ -135,6 +187,11 @@ def test_photos_without_a_common_geometry_make_no_model(
         ("nowhere", "nowhere: no such folder"),
         ("empty", "empty: holds no photo"),
         ("one", "one: 1 of 1 photos could be read; two or more are needed"),
+        ("bad", "bad: 0 of 2 photos could be read (a.png: not an image"),
+        ("clash", "hloc's match files, where / becomes -, cannot tell these pairs apart"),
+        ("clash --pairs sequential --neighbours 1", "cannot tell these pairs apart"),
+        ("clash --pairs similar", "cannot tell these pairs apart"),
+        ("clash --pairs clash.txt", "cannot tell these pairs apart"),
         ("one --pairs missing.txt", "missing.txt: no such file"),
         ("one --model huge", "unknown model 'huge'"),
     ],
@@ -146,7 +203,13 @@ def test_errors_are_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
-    Image.new("RGB", (64, 48)).save(tmp_path / "one" / "a.png")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "clash" / "cam").mkdir(parents=True)
+    for name in ("one/a.png", "clash/cam/a.png", "clash/cam-a.png", "clash/x.png"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "bad" / name).write_text("no photo")
+    (tmp_path / "clash.txt").write_text("cam/a.png x.png\nx.png cam-a.png\n")
     words = arguments.split()
     if "--model" not in words:
         words += ["--model", str(random_weights)]

@@ -1,5 +1,7 @@
 """The feature file: hloc's layout, whole after any interruption."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from ripe.features import Features
-from ripe.storage import FeatureFile, read_features
+from ripe.storage import FeatureFile, read_features, read_matches
 
 SETTINGS = {"model": "compact", "threshold": 0.25, "resize": None}
 
@@ -53,8 +55,8 @@ def test_images_without_keypoints_are_stored(tmp_path: Path) -> None:
 
 def test_a_file_is_continued(tmp_path: Path) -> None:
     fill(tmp_path / "f.h5", a=features(seed=1))
-    store = FeatureFile(tmp_path / "f.h5", SETTINGS)
-    assert store.done == {"a"}
+    with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
+        assert set(store.done) == {"a"}
     fill(tmp_path / "f.h5", b=features(seed=2))
     assert sorted(read_features(tmp_path / "f.h5")) == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
@@ -65,7 +67,9 @@ def test_parts_of_a_killed_run_are_continued(tmp_path: Path) -> None:
     store.add({"a": features(seed=1)}, {"a": 1.0})  # never merged, as after a kill
     (store.parts / ".0123.h5.4567.tmp").write_bytes(b"half written")
     (store.parts / "merged.tmp").write_bytes(b"half written")
-    assert FeatureFile(tmp_path / "f.h5", SETTINGS).done == {"a"}
+    del store
+    with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
+        assert set(store.done) == {"a"}
     fill(tmp_path / "f.h5", b=features(seed=2))
     assert sorted(read_features(tmp_path / "f.h5")) == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
@@ -90,7 +94,9 @@ def test_a_kill_between_merge_and_clean_up_does_no_harm(tmp_path: Path) -> None:
     store.merge()
     store.parts.mkdir()
     part.write_bytes(content)
-    FeatureFile(tmp_path / "f.h5", SETTINGS).merge()
+    del store
+    with FeatureFile(tmp_path / "f.h5", SETTINGS):
+        pass
     assert sorted(read_features(tmp_path / "f.h5")) == ["a"]
 
 
@@ -110,3 +116,110 @@ def test_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not an HDF5 file"):
         FeatureFile(path, SETTINGS)
     assert path.read_text() == "text"
+
+
+WRITER = """
+import sys
+import torch
+from ripe.features import Features
+from ripe.storage import FeatureFile
+features = Features(torch.rand(5, 2), torch.rand(5), torch.rand(5, 8), (64, 48))
+with FeatureFile(sys.argv[1], {"model": "compact"}) as store:
+    print("writing", flush=True)
+    for number in range(20):
+        store.add({f"{sys.argv[2]}{number}": features}, {f"{sys.argv[2]}{number}": 1.0})
+    if sys.argv[2] == "a":
+        sys.stdin.readline()
+"""
+
+
+def start_writer(path: Path, name: str) -> subprocess.Popen[str]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], text=True, **pipes)
+
+
+def test_a_second_writer_waits_for_the_first_and_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    first = start_writer(path, "a")
+    assert first.stdout.readline() == "writing\n"
+    second = start_writer(path, "b")
+    assert f"{path}: process {first.pid} on " in second.stderr.readline()
+    for writer in (first, second):
+        assert writer.communicate("\n", timeout=60)[1] == ""
+        assert writer.returncode == 0
+    assert len(read_features(path)) == 40
+    assert [place.name for place in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_a_killed_writer_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    first = start_writer(path, "a")
+    while len(list(tmp_path.glob("f.h5.parts/*.h5"))) < 20:
+        assert first.poll() is None
+    first.kill()
+    first.communicate()
+    second = start_writer(path, "b")
+    assert second.communicate("\n", timeout=60)[1] == ""
+    assert len(read_features(path)) == 40
+    assert [place.name for place in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_a_process_does_not_wait_for_itself(tmp_path: Path) -> None:
+    with FeatureFile(tmp_path / "f.h5", SETTINGS), pytest.raises(ValueError, match="written by this process already"):
+        FeatureFile(tmp_path / "f.h5", SETTINGS)
+    with pytest.raises(ValueError, match="other settings"):
+        FeatureFile(tmp_path / "f.h5", {**SETTINGS, "resize": 640})
+    fill(tmp_path / "f.h5", a=features())
+
+
+def test_the_latest_of_several_versions_counts(tmp_path: Path) -> None:
+    """Of the file, of a part that a killed run has left, and of this run."""
+    fill(tmp_path / "f.h5", a=features(1), b=features(1), c=features(1))
+    store = FeatureFile(tmp_path / "f.h5", SETTINGS)
+    store.add({"b": features(2), "c": features(2)}, {"b": 1.0, "c": 1.0})
+    del store  # never merged, as after a kill
+    fill(tmp_path / "f.h5", c=features(3))
+    assert {name: len(data["scores"]) for name, data in read_features(tmp_path / "f.h5").items()} == dict(a=1, b=2, c=3)
+
+
+def test_what_is_no_longer_true_is_left_out(tmp_path: Path) -> None:
+    fill(tmp_path / "f.h5", **{"sub/a": features(), "sub/b": features(), "c": features()})
+    with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
+        store.forget("sub/a")
+        store.forget("c")
+        store.add({"c": features(3)}, {"c": 1.0})
+    assert {name: len(data["scores"]) for name, data in read_features(tmp_path / "f.h5").items()} == {
+        "c": 3,
+        "sub/b": 5,
+    }
+
+
+def test_discarding_waits_for_the_writer(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    writer = start_writer(path, "a")
+    assert writer.stdout.readline() == "writing\n"
+    code = "import sys; from pathlib import Path; from ripe.storage import discard; discard(Path(sys.argv[1]))"
+    waiting = subprocess.Popen([sys.executable, "-c", code, path], stderr=subprocess.PIPE, text=True)
+    assert f"{path}: process {writer.pid} on " in waiting.stderr.readline()
+    assert writer.communicate("\n", timeout=60)[1] == ""
+    waiting.communicate(timeout=60)
+    assert (writer.returncode, waiting.returncode) == (0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_nothing_is_a_file(tmp_path: Path) -> None:
+    fill(tmp_path / "f.h5")
+    assert read_features(tmp_path / "f.h5") == {}
+    assert list(read_matches(tmp_path / "f.h5", [("a", "b")])) == []
+
+
+def test_what_the_system_says_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"f\.h5: no such file"):
+        read_features(tmp_path / "f.h5")
+    fill(tmp_path / "f.h5", a=features())
+    code = (
+        "import resource, sys; from ripe.storage import read_features\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); read_features(sys.argv[1])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, tmp_path / "f.h5"], capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1] == f"OSError: [Errno 24] Too many open files: '{tmp_path / 'f.h5'}'"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ripe.cli import options
+from ripe.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -158,19 +157,17 @@ def _candidates(
 def _model_candidate(name: str, model: RIPE, protocol: Protocol, arguments: argparse.Namespace) -> Candidate:
     from ripe.evaluation import environment
     from ripe.evaluation.predictions import Candidate
+    from ripe.extract_many import model_settings
     from ripe.extractors import describer
-    from ripe.pretrained import MODELS, weights_hash
+    from ripe.pretrained import MODELS
 
     published = protocol.published_threshold if model.name == "vgg_hyper" else None
     thresholds = (arguments.threshold, published, model.detection.threshold)
     threshold = next(value for value in thresholds if value is not None)
-    weights = weights_hash(model)
-    detection = ", ".join(f"{key} {value}" for key, value in asdict(model.detection).items() if key != "threshold")
-    settings = {"model": model.name, "weights": weights, "precision": arguments.precision}
-    settings |= {"threshold": threshold, "detection": detection}
+    settings = model_settings(model, threshold)
     # The folder's name tells two states of one weights file apart.
     shown = name if name in MODELS else Path(name).stem
-    key = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}-{weights[:8]}"
+    key = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}-{settings['weights'][:8]}"
     describe = describer(model, max_keypoints=protocol.max_keypoints, threshold=threshold)
     return Candidate(shown, key, settings, describe, environment.hardware(model.device))
 
@@ -207,50 +204,34 @@ def _predict_and_score(
     from ripe.evaluation.detectors import score_detector
     from ripe.evaluation.report import summarise
     from ripe.evaluation.scoring import score_pairs
+    from ripe.storage import discard
 
     place = folder / candidate.key
     place.mkdir(parents=True, exist_ok=True)
     if arguments.overwrite:
-        _forget(place)
+        for file in ("features.h5", "matches.h5"):
+            discard(place / file)
     label = f"{pairs.name}: {candidate.name}"
-    with _progress(f"{label}: extract", len(pairs.images)) as step:
+    with progress_bar(f"{label}: extract", len(pairs.images), leave=False) as step:
         unreadable = predictions.extract_images(candidate, pairs, protocol, place, step)
-    with _progress(f"{label}: match", len(pairs.pairs)) as step:
+    with progress_bar(f"{label}: match", len(pairs.pairs), leave=False) as step:
         predictions.match_images(candidate, pairs, protocol, place, step)
     stored = predictions.read_predictions(pairs, place)
     matched = list(predictions.matched_pairs(pairs.pairs, stored, protocol))
-    with _progress(f"{label}: estimate", len(matched)) as step:
+    with progress_bar(f"{label}: estimate", len(matched), leave=False) as step:
         score = score_pairs(matched, protocol, step)
     detector = score_detector(matched) if arguments.detector and pairs.kind == "homography" else None
     return summarise(candidate, stored, score, detector, unreadable), matched
 
 
-@contextmanager
-def _progress(label: str, total: int) -> Iterator[Any]:
-    """A progress bar, as the function that moves it on."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc=label, leave=False) as bar:
-        yield bar.update
-
-
-def _forget(place: Path) -> None:
-    import shutil
-
-    for name in ("features.h5", "matches.h5"):
-        (place / name).unlink(missing_ok=True)
-        shutil.rmtree(place / f"{name}.parts", ignore_errors=True)
-
-
 def _write(reports: Sequence[SetReport], pictures: list[Any], output: Path, settings: dict[str, Any]) -> None:
     from ripe.evaluation import gallery, plots
     from ripe.evaluation.report import markdown, record
-    from ripe.files import replacing
+    from ripe.files import replacing, write_json
 
     with replacing(output / "report.md") as temporary:
         temporary.write_text("\n".join(map(markdown, reports)), encoding="utf-8")
-    with replacing(output / "results.json") as temporary:
-        temporary.write_text(json.dumps(record(reports, settings), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(output / "results.json", record(reports, settings), indent=1)
     if pictures:
         gallery.write_page(output / "gallery.html", pictures)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
+from ripe.cli.progress import progress_bar
 from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ EXAMPLES = """  ripe match left.jpg right.jpg
 
 The last two match many pairs (two names a line) with the features that `ripe extract` has stored, and write hloc's
 matches.h5; with --geometry it holds only the matches that agree with one. Interrupted (even killed) and started again,
-they go on where they were.
+they go on where they were; pairs whose features have changed are matched anew. In the list, names that hold blanks
+stand in double quotes; lines that begin with # are passed over.
 """
 
 
@@ -83,25 +85,22 @@ def _match_many(arguments: argparse.Namespace) -> int:
         arguments.refuse("--pairs goes with neither photos nor --json")
     if arguments.geometry == "essential" and len(arguments.intrinsics or ()) != 1:
         arguments.refuse("--geometry essential needs --intrinsics, one camera for all photos of a list")
-    from tqdm.auto import tqdm
-
     from ripe import files
-    from ripe.reconstruction import matches
-    from ripe.reconstruction.pairs import read_pairs
+    from ripe.match_many import SETTINGS, match_many
+    from ripe.pair_lists import read_pair_list
     from ripe.storage import FeatureReader, MatchFile
 
     files.check_writable(arguments.output)
-    pairs = read_pairs(arguments.pairs)
-    settings = {**matches.SETTINGS, "matcher": matches.SETTINGS["matcher"] + _verification(arguments)}
+    pairs = read_pair_list(arguments.pairs)
+    settings = {**SETTINGS, "matcher": SETTINGS["matcher"] + _verification(arguments)}
     device = options.device(arguments)
     with (
         FeatureReader(arguments.features) as features,
         MatchFile(arguments.output, {**settings, **features.settings}) as store,
-        tqdm(total=len(pairs), unit="pair", desc="match") as progress,
+        progress_bar("match", len(pairs), unit="pair") as progress,
     ):
-        missing = matches.match_pairs(
-            features, pairs, store, device=device, progress=progress.update, keep=partial(_inliers, arguments)
-        )
+        keep = partial(_inliers, arguments)
+        missing = match_many(features, pairs, store, device=device, progress=progress, keep=keep)
         done = sum(store.holds(*pair) for pair in pairs)
     print(f"{done} of {len(pairs)} pairs in {arguments.output}")
     for name, count in missing.items():

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
+from ripe.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ripe.reconstruction.pairs import Pair
     from ripe.reconstruction.pipeline import ChoosePairs, Source, Summary
-    from ripe.storage import FeatureReader
+    from ripe.storage import FeatureReader, Pair
 
 EXAMPLES = """  ripe reconstruct photos/ -o model
   ripe reconstruct photos/ -o model --baseline sift
@@ -45,7 +44,7 @@ def add_parser(commands: Any) -> None:
         "--resize", type=options.positive, default=1600, metavar="PX", help="shrink longer sides to this (%(default)s)"
     )
     options.add_megapixels_option(parser)
-    group = parser.add_argument_group("pairs and cameras")
+    group = parser.add_argument_group("pairs, cameras and mapping")
     group.add_argument(
         "--pairs",
         default="exhaustive",
@@ -59,12 +58,16 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--single-camera", action="store_true", help="all photos of one size share one camera and zoom setting"
     )
+    group.add_argument(
+        "--single-threaded", action="store_true", help="map in one thread, so that equal input gives equal models"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out; 1 if a photo was left out or no model came about."""
     from ripe.cli.extract import name_images
+    from ripe.files import write_json
     from ripe.integrations.colmap import import_pycolmap
     from ripe.reconstruction.pipeline import reconstruct
 
@@ -72,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.photos.is_dir():
         raise FileNotFoundError(f"{arguments.photos}: no such folder")
     names = list(name_images([arguments.photos]))
-    choose_pairs = _pair_chooser(arguments)
+    pairs = _pairs(arguments)
     summaries = []
     for source in _sources(arguments):
         with Progress(source.name) as progress:
@@ -81,13 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
                 names,
                 source,
                 arguments.output / source.name,
-                choose_pairs,
+                pairs,
                 single_camera=arguments.single_camera,
+                single_threaded=arguments.single_threaded,
                 device=options.device(arguments),
                 report=progress,
             )
         summaries.append(summary)
-    _write_json(arguments.output / "summary.json", summaries)
+    write_json(arguments.output / "summary.json", list(map(asdict, summaries)), indent=1)
     print(table(summaries))
     return _report_problems(arguments.output, summaries)
 
@@ -98,23 +102,24 @@ class Progress:
     def __init__(self, name: str) -> None:
         self.name = name
         self._stage = ""
-        self._bar: Any = None
+        self._done = 0
+        self._bar = ExitStack()
+        self._advance: Callable[..., object] = lambda count: None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how much of a stage is done."""
-        from tqdm.auto import tqdm
-
         if stage != self._stage:
-            self.__exit__()
-            self._stage, self._bar = stage, tqdm(total=total, desc=f"{self.name}: {stage}")
-        self._bar.update(done - self._bar.n)
+            self._bar.close()
+            self._advance = self._bar.enter_context(progress_bar(f"{self.name}: {stage}", total))
+            self._stage, self._done = stage, 0
+        self._advance(done - self._done)
+        self._done = done
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 def table(summaries: Sequence[Summary]) -> str:
@@ -134,48 +139,42 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _pair_chooser(arguments: argparse.Namespace) -> ChoosePairs:
-    from ripe.reconstruction import pairs
+def _pairs(arguments: argparse.Namespace) -> Sequence[Pair] | ChoosePairs:
+    """The pairs of the list that was named, or how they are chosen."""
+    from ripe.pair_lists import read_pair_list
+    from ripe.reconstruction import pairing
+
+    if arguments.pairs not in PAIRS:
+        return read_pair_list(arguments.pairs)
 
     def choose(features: FeatureReader, names: Sequence[str]) -> Sequence[Pair]:
         if arguments.pairs == "exhaustive":
-            return pairs.exhaustive(names)
+            return pairing.exhaustive(names)
         if arguments.pairs == "sequential":
-            return pairs.sequential(names, arguments.neighbours)
-        if arguments.pairs == "similar":
-            best = {name: features.read(name).descriptors[: pairs.LOOKED_AT].clone() for name in names}
-            return pairs.similar(best, arguments.neighbours)
-        return listed
+            return pairing.sequential(names, arguments.neighbours)
+        best = {name: features.read(name).descriptors[: pairing.LOOKED_AT].clone() for name in names}
+        return pairing.similar(best, arguments.neighbours)
 
-    listed = pairs.read_pairs(arguments.pairs) if arguments.pairs not in PAIRS else []
     return choose
 
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
-    from ripe.evaluation.baselines import baseline_extractor
-    from ripe.extractors import model_extractor
-    from ripe.pretrained import MODELS, weights_hash
+    from ripe.evaluation.baselines import baseline
+    from ripe.extract_many import model_settings
+    from ripe.extractors import describer, shrinking
+    from ripe.pretrained import MODELS
     from ripe.reconstruction.pipeline import Source
 
     limits = {"max_keypoints": arguments.max_keypoints, "max_side": arguments.resize}
-    reading = {**limits, "max_megapixels": arguments.max_megapixels}
     model = options.load_model(arguments)
     name = arguments.model if arguments.model in MODELS else Path(arguments.model).stem
-    settings = {"model": model.name, "weights": weights_hash(model), "precision": arguments.precision}
-    settings |= {"threshold": model.detection.threshold, **limits}
-    make = partial(Source, max_side=arguments.resize)
-    found = [make(name, model_extractor(model, **reading), settings)]
-    found += [
-        make(name, baseline_extractor(name, **reading), {"baseline": name, **limits}) for name in arguments.baseline
+    describers = {name: (describer(model, max_keypoints=arguments.max_keypoints), model_settings(model))}
+    for rival in arguments.baseline:
+        describers[rival] = baseline(rival, arguments.max_keypoints), {"baseline": rival}
+    return [
+        Source(name, shrinking(describe, arguments.resize), {**settings, **limits}, arguments.max_megapixels)
+        for name, (describe, settings) in describers.items()
     ]
-    return found
-
-
-def _write_json(path: Path, summaries: Sequence[Summary]) -> None:
-    from ripe.files import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps([asdict(summary) for summary in summaries], indent=1) + "\n", encoding="utf-8")
 
 
 def _report_problems(output: Path, summaries: Sequence[Summary]) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from ripe import files
 from ripe.demo.pipeline import LONG_SIDE, Result
 from ripe.drawing import GAP, draw_keypoints, draw_matches, save_picture
+from ripe.extract_many import Extraction
 from ripe.storage import FeatureFile, MatchFile
 
 STAGES = ("load", "read", "extract", "match", "geometry")
@@ -52,11 +53,10 @@ def write_files(result: Result, picture: np.ndarray, folder: Path) -> list[Path]
     view0, view1 = result.views
     name0, name1 = _distinct_names(view0.name, view1.name)
     settings = {key: value for key, value in result.document()["settings"].items() if key != "inlier_threshold"}
-    uncertainties = {
-        name: max(1.0, max(view.features.image_size) / LONG_SIDE) for name, view in ((name0, view0), (name1, view1))
-    }
     with FeatureFile(paths[2], settings) as features:
-        features.add({name0: view0.features, name1: view1.features}, uncertainties)
+        for name, view in ((name0, view0), (name1, view1)):
+            extraction = Extraction(view.features, min(LONG_SIDE, max(view.features.image_size)))
+            features.add({name: view.features}, {name: extraction.uncertainty})
     with MatchFile(paths[3], settings) as matches:
         matches.add({(name0, name1): (result.matches, len(view0.features), len(view1.features))})
     return paths

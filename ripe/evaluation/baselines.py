@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.extractors import Describer, Extractor, Resizing, from_file
+from ripe.extractors import Describer
 from ripe.features import Features
-from ripe.images import MAX_MEGAPIXELS
 
 Detected = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Keypoints N×2, scores N and descriptors N×D, all float32."""
@@ -104,20 +103,6 @@ LEARNED: dict[str, tuple[Callable[..., Describer], str]] = {
     "xfeat": (xfeat, "xfeat.pt"),
 }
 """Networks of kornia, with the name under which PyTorch's cache would hold the published weights."""
-
-
-def baseline_extractor(
-    name: str, *, max_keypoints: int = 2048, max_side: int = 1024, max_megapixels: float = MAX_MEGAPIXELS
-) -> Extractor:
-    """Extractor of a baseline; photos whose longer side exceeds `max_side` pixels are shrunk to it, none enlarged.
-
-    Args:
-        name: see `baseline`.
-        max_keypoints: how many keypoints a photo keeps at most, those of strongest response.
-        max_side: in pixels.
-    """
-    resizing = Resizing("long", max_side, enlarge=False)
-    return from_file(baseline(name, max_keypoints), resizing, max_megapixels)
 
 
 def baseline(name: str, max_keypoints: int, device: torch.device | None = None) -> Describer:

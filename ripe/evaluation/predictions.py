@@ -7,6 +7,7 @@ to be continued with other settings (see `ripe.storage`).
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from ripe.evaluation.pair_sets import AnnotatedPair, MatchedPair, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
-from ripe.extractors import Describer, resized, to_original
+from ripe.extract_many import Extraction, extract_many
+from ripe.extractors import Describer, one_by_one, resized, to_original
 from ripe.images import as_rgb
-from ripe.reconstruction.matches import SETTINGS, match_pairs
-from ripe.storage import FeatureFile, FeatureReader, MatchFile, read_matches
+from ripe.match_many import SETTINGS, match_many
+from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
 
-Progress = Callable[[], object]
+Progress = Callable[..., object]
+"""Called with how many more photos or pairs are done; 1 if it is not said."""
 
 
 class _Features(FeatureFile):
@@ -83,7 +86,7 @@ class Predictions:
 
 
 def extract_images(
-    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, progress: Progress = lambda: None
+    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, progress: Progress = lambda count=1: None
 ) -> dict[str, str]:
     """Extract every photo that is not in `folder`/features.h5 yet.
 
@@ -92,24 +95,23 @@ def extract_images(
         pairs: whose photos.
         protocol: says how they are resized.
         folder: exists; features.h5 is made or continued there.
-        progress: called after each photo.
+        progress: told how many more photos are done.
 
     Returns:
         Why photos could not be read, by name; the others are in the file.
 
     Raises:
-        ValueError: the file was begun with other settings, or no photo at all could be read.
+        ValueError: the file was begun with other settings, no photo at all could be read, or names cannot be told apart
+            in hloc's match files.
+        OSError: the file cannot be written.
     """
+    check_distinct(_names(pairs))
     settings = _settings(candidate, pairs, protocol)
-    unreadable: dict[str, str] = {}
+    photos = {name: pairs.path(name) for name in pairs.images}
+    extract = one_by_one(partial(_extract, candidate, protocol))
     with _Features(folder / "features.h5", settings) as store:
-        for name in pairs.images:
-            if name not in store.done:
-                try:
-                    _extract(candidate, pairs.path(name), name, protocol, store)
-                except (OSError, ValueError) as error:
-                    unreadable[name] = str(error).removeprefix(f"{pairs.path(name)}: ")
-            progress()
+        # Nothing else is read meanwhile, as the extractor is timed.
+        unreadable = extract_many(photos, extract, store, read_ahead=1, progress=progress)
     if len(unreadable) == len(pairs.images):
         first, reason = next(iter(unreadable.items()))
         raise ValueError(f"none of {len(unreadable)} photos could be read; the first, {pairs.path(first)}: {reason}")
@@ -117,7 +119,7 @@ def extract_images(
 
 
 def match_images(
-    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, progress: Progress = lambda: None
+    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, progress: Progress = lambda count=1: None
 ) -> None:
     """Match every pair that is not in `folder`/matches.h5 yet, with the features beside it.
 
@@ -127,21 +129,16 @@ def match_images(
         ValueError: the file was begun with other settings.
     """
     settings = {**_settings(candidate, pairs, protocol), **SETTINGS}
-    names = [(pair.image0, pair.image1) for pair in pairs.pairs]
     with FeatureReader(folder / "features.h5") as features, _Matches(folder / "matches.h5", settings) as store:
-        match_pairs(features, names, store, progress=progress)
+        match_many(features, _names(pairs), store, progress=progress)
 
 
 def read_predictions(pairs: PairSet, folder: Path) -> Predictions:
     """What `extract_images` and `match_images` have stored for these pairs."""
-    with h5py.File(folder / "features.h5", "r") as file:
+    with open_hdf5(folder / "features.h5") as file:
         images = {name: _read_image(file[name]) for name in pairs.images if name in file}
-    names = [(pair.image0, pair.image1) for pair in pairs.pairs]
+    names = [pair for pair in _names(pairs) if images.keys() >= set(pair)]
     matches = {pair: torch.from_numpy(found) for pair, found in read_matches(folder / "matches.h5", names)}
-    # A pair that stands in the list both ways was matched once.
-    turned = [(second, first) for first, second in names if (first, second) not in matches]
-    for (second, first), found in read_matches(folder / "matches.h5", turned):
-        matches[first, second] = torch.from_numpy(found).flip(1)
     return Predictions(images, matches)
 
 
@@ -170,21 +167,23 @@ def matched_pairs(
         yield matched
 
 
+def _names(pairs: PairSet) -> list[tuple[str, str]]:
+    return [(pair.image0, pair.image1) for pair in pairs.pairs]
+
+
 def _settings(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> dict[str, Any]:
     shared = {"photos": pairs.fingerprint(), "resizing": str(protocol.resizing)}
     return {**candidate.settings, "max_keypoints": protocol.max_keypoints, **shared}
 
 
-def _extract(candidate: Candidate, path: Path, name: str, protocol: Protocol, store: FeatureFile) -> None:
-    original = as_rgb(path)
+def _extract(candidate: Candidate, protocol: Protocol, photo: np.ndarray) -> Extraction:
+    original = as_rgb(photo)
     image = resized(original, protocol.resizing)
     start = time.perf_counter()
     found = candidate.describe(image).to("cpu")
     milliseconds = 1000 * (time.perf_counter() - start)
-    # One pixel of the image that the extractor saw.
-    uncertainty = max(original.shape[1:]) / max(image.shape[1:])
     notes = {"milliseconds": milliseconds, "hardware": candidate.hardware}
-    store.add({name: to_original(found, original)}, {name: uncertainty}, {name: notes})
+    return Extraction(to_original(found, original), max(image.shape[1:]), notes)
 
 
 def _read_image(group: h5py.Group) -> StoredImage:

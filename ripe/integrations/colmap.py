@@ -115,7 +115,12 @@ def verify(database: Path) -> int:
 
 
 def map_incrementally(
-    database: Path, folder: Path, scratch: Path, registered: Callable[[int], object] = lambda count: None
+    database: Path,
+    folder: Path,
+    scratch: Path,
+    registered: Callable[[int], object] = lambda count: None,
+    *,
+    single_threaded: bool = False,
 ) -> list["pycolmap.Reconstruction"]:
     """COLMAP's incremental mapping of a verified database.
 
@@ -124,6 +129,8 @@ def map_incrementally(
         folder: of the photos, from which points take their colours.
         scratch: an empty folder for COLMAP's intermediate files.
         registered: called with the number of newly registered photos.
+        single_threaded: with several threads, the sums of a bundle adjustment, and so all that follows, depend on which
+            of them is first.
 
     Returns:
         The models, that with most photos first; none if no pair of photos is a good start.
@@ -134,7 +141,7 @@ def map_incrementally(
             database,
             folder,
             scratch,
-            options=MAPPING,
+            options={**MAPPING, "num_threads": 1} if single_threaded else MAPPING,
             initial_image_pair_callback=lambda: registered(2),
             next_image_callback=lambda: registered(1),
         )

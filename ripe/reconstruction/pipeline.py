@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ripe.extractors import Extractor
+from ripe.extract_many import Extract, extract_many
+from ripe.files import locked
+from ripe.images import MAX_MEGAPIXELS
 from ripe.integrations import colmap
-from ripe.reconstruction import matches
-from ripe.reconstruction.pairs import Pair
-from ripe.storage import FeatureFile, FeatureReader, MatchFile, read_matches
+from ripe.match_many import SETTINGS, match_many
+from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
 
 if TYPE_CHECKING:
     import pycolmap
@@ -27,6 +28,8 @@ Report = Callable[[str, int, int], object]
 ChoosePairs = Callable[[FeatureReader, Sequence[str]], Sequence[Pair]]
 """Pairs of the named images, whose features can be looked at."""
 
+MODEL = "sparse"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -34,15 +37,15 @@ class Source:
 
     Attributes:
         name: of the extractor; a folder is named after it.
-        extract: gives a photo's features.
+        extract: gives photos' features.
         settings: what the features depend on; stored with them, and a later run must agree.
-        max_side: longer sides are shrunk to this many pixels by `extract`.
+        max_megapixels: photos of more million pixels are refused.
     """
 
     name: str
-    extract: Extractor
+    extract: Extract
     settings: Mapping[str, Any]
-    max_side: int
+    max_megapixels: float = MAX_MEGAPIXELS
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ def reconstruct(
     names: Sequence[str],
     source: Source,
     output: Path,
-    choose_pairs: ChoosePairs,
+    pairs: Sequence[Pair] | ChoosePairs,
     *,
     single_camera: bool = False,
+    single_threaded: bool = False,
     device: torch.device | str = "cpu",
     report: Report = lambda stage, done, total: None,
 ) -> Summary:
@@ -97,36 +101,48 @@ def reconstruct(
         names: paths relative to it.
         source: of the features.
         output: folder; made if it is not there.
-        choose_pairs: which pairs are matched.
+        pairs: which are matched.
         single_camera: all photos of one size share one camera.
+        single_threaded: let COLMAP's mapping run in one thread, so that equal input gives equal models.
         device: where descriptors are compared.
         report: told about progress.
 
     Raises:
-        ValueError: pycolmap is missing, fewer than two photos are readable, or `output` holds features of other
-            settings.
+        ValueError: pycolmap is missing, two photos' names cannot be told apart in hloc's match files, fewer than two
+            photos are readable, or `output` holds features of other settings.
     """
-    colmap.import_pycolmap()  # before hours of work
+    # Before hours of work.
+    colmap.import_pycolmap()
+    if callable(pairs):
+        check_distinct_names(names)
+    else:
+        check_distinct(pairs)
     output.mkdir(parents=True, exist_ok=True)
     features_path, matches_path = output / "features.h5", output / "matches.h5"
     failures = _extract(folder, names, source, features_path, report)
-    with FeatureReader(features_path) as features:
-        readable = [name for name in names if name not in failures]
-        if len(readable) < 2:
-            raise ValueError(f"{folder}: {len(readable)} of {len(names)} photos could be read; two or more are needed")
-        pairs = choose_pairs(features, readable)
-        failures |= _match(features, pairs, matches_path, device, report)
-        database = output / "database.db"
-        left_out = colmap.write_database(
-            database,
-            folder,
-            {name: features.read(name) for name in readable},
-            read_matches(matches_path, pairs),
-            single_camera=single_camera,
+    readable = [name for name in names if name not in failures]
+    if len(readable) < 2:
+        first = next(iter(failures.items()), None)
+        reason = f" ({first[0]}: {first[1]})" if first else ""
+        raise ValueError(
+            f"{folder}: {len(readable)} of {len(names)} photos could be read{reason}; two or more are needed"
         )
-    failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
-    verified = colmap.verify(database)
-    models = _map(database, folder, output, len(readable), report)
+    with FeatureReader(features_path) as features:
+        chosen = pairs(features, readable) if callable(pairs) else pairs
+        failures |= _match(features, chosen, matches_path, device, report)
+        # Another process with this output waits here, as it has for the features and the matches.
+        with locked(output / MODEL):
+            database = output / "database.db"
+            left_out = colmap.write_database(
+                database,
+                folder,
+                {name: features.read(name) for name in readable},
+                read_matches(matches_path, chosen),
+                single_camera=single_camera,
+            )
+            failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
+            verified = colmap.verify(database)
+            models = _map(database, folder, output, len(readable), single_threaded, report)
     best = models[0] if models else None
     points = 0 if best is None else best.num_points3D()
     return Summary(
@@ -137,7 +153,7 @@ def reconstruct(
         observations=0 if best is None else best.compute_num_observations(),
         mean_track_length=best.compute_mean_track_length() if best is not None and points else None,
         mean_reprojection_error=best.compute_mean_reprojection_error() if best is not None and points else None,
-        pairs=len(pairs),
+        pairs=len(chosen),
         verified_pairs=verified,
         models=len(models),
         failures=failures,
@@ -146,50 +162,44 @@ def reconstruct(
 
 def _extract(folder: Path, names: Sequence[str], source: Source, path: Path, report: Report) -> dict[str, str]:
     """Store the features of all photos; why some have none is returned."""
-    failures: dict[str, str] = {}
     with FeatureFile(path, source.settings) as store:
-        for count, name in enumerate(names, start=1):
-            if name not in store.done:
-                try:
-                    name.encode()  # HDF5 and COLMAP name things in UTF-8; a UnicodeEncodeError is a ValueError
-                    found = source.extract(folder / name)
-                except (OSError, ValueError) as error:
-                    failures[name] = str(error).removeprefix(f"{folder / name}: ")
-                else:
-                    store.add({name: found}, {name: max(1.0, max(found.image_size) / source.max_side)})
-            report("extract", count, len(names))
-    return failures
+        photos = {name: folder / name for name in names}
+        progress = _counted("extract", len(names), report)
+        return extract_many(photos, source.extract, store, max_megapixels=source.max_megapixels, progress=progress)
 
 
 def _match(
     features: FeatureReader, pairs: Sequence[Pair], path: Path, device: torch.device | str, report: Report
 ) -> dict[str, str]:
-    done = 0
-
-    def progress() -> None:
-        nonlocal done
-        done += 1
-        report("match", done, len(pairs))
-
-    with MatchFile(path, {**matches.SETTINGS, **features.settings}) as store:
-        missing = matches.match_pairs(features, pairs, store, device=device, progress=progress)
+    with MatchFile(path, {**SETTINGS, **features.settings}) as store:
+        progress = _counted("match", len(pairs), report)
+        missing = match_many(features, pairs, store, device=device, progress=progress)
     return {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
 
 
-def _map(database: Path, folder: Path, output: Path, photos: int, report: Report) -> list["pycolmap.Reconstruction"]:
+def _counted(stage: str, total: int, report: Report) -> Callable[..., None]:
+    """A function of how much more is done (1 if it is not said) that reports how much is in all."""
+    done = 0
+
+    def progress(more: int = 1) -> None:
+        nonlocal done
+        done += more
+        report(stage, min(done, total), total)
+
+    return progress
+
+
+def _map(
+    database: Path, folder: Path, output: Path, photos: int, single_threaded: bool, report: Report
+) -> list["pycolmap.Reconstruction"]:
     """COLMAP's models, that with most photos first, which is written to `output` in place of an older one."""
-    model, cloud = output / "sparse", output / "points.ply"
+    model, cloud = output / MODEL, output / "points.ply"
     shutil.rmtree(model, ignore_errors=True)
     cloud.unlink(missing_ok=True)
-    registered = 0
-
-    def progress(new: int) -> None:
-        nonlocal registered
-        registered += new
-        report("map", min(registered, photos), photos)
-
     with tempfile.TemporaryDirectory(dir=output, prefix=".mapping-") as scratch:
-        models = colmap.map_incrementally(database, folder, Path(scratch), progress)
+        models = colmap.map_incrementally(
+            database, folder, Path(scratch), _counted("map", photos, report), single_threaded=single_threaded
+        )
         if models:
             whole = Path(scratch) / "best"
             whole.mkdir()

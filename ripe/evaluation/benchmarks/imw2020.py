@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair
 from ripe.evaluation.protocol import Protocol
 from ripe.extractors import Resizing
 from ripe.geometry.homography import intrinsics_from_corner_origin
+from ripe.storage import open_hdf5
 
 # The published validation used as many; which ones is not known, so ours are spread evenly over the tuples.
 PAIRS = 213
@@ -78,12 +78,10 @@ def _scene_pairs(folder: Path, scene: str, content: dict[str, Any]) -> list[Anno
 
 
 def _read_camera(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             numbers = {key: torch.tensor(file[key][()], dtype=torch.float64).squeeze() for key in ("K", "R", "T")}
-    except (OSError, KeyError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a calibration ({error})") from error
     shapes = {key: tuple(values.shape) for key, values in numbers.items()}
     if shapes != {"K": (3, 3), "R": (3, 3), "T": (3,)}:

@@ -16,6 +16,7 @@ from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
 from ripe.extractors import Resizing
 from ripe.geometry.homography import intrinsics_from_corner_origin
+from ripe.pair_lists import pair_lines
 
 PROTOCOL = Protocol(
     kind="pose",
@@ -62,8 +63,8 @@ def _packaged(folder: Path) -> list[AnnotatedPair]:
     for place, (name, *words) in _lines(folder / "views.txt"):
         views[name] = _view(place, words)
     pairs: list[AnnotatedPair] = []
-    for place, names in _lines(folder / "pairs.txt"):
-        if len(names) != 2 or not set(names) <= views.keys():
+    for place, names in pair_lines(folder / "pairs.txt"):
+        if not set(names) <= views.keys():
             raise ValueError(f"{place}: must be two names of views.txt")
         view0, view1 = views[names[0]], views[names[1]]
         rotation = view1.rotation @ view0.rotation.T

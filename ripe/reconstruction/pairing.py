@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ripe.matching import mutual_nearest_neighbours
-from ripe.storage import pair_group
+from ripe.storage import Pair
 
-Pair = tuple[str, str]
 LOOKED_AT = 256
 SHARPNESS = 4
 
@@ -51,38 +49,3 @@ def _similarity(descriptors0: Tensor, descriptors1: Tensor) -> float:
     """Sum over mutual nearest neighbours of a steep function of the cosine, so that a few good matches count most."""
     _, cosines = mutual_nearest_neighbours(descriptors0, descriptors1)
     return float(cosines.clamp(min=0).pow(SHARPNESS).sum())
-
-
-def read_pairs(path: str | Path) -> list[Pair]:
-    """The pairs of a text file in hloc's format: two names a line, separated by blanks.
-
-    Empty lines are skipped and a pair that comes again, in either order, counts once.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or a line is no pair; the message names the line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    pairs: dict[frozenset[str], Pair] = {}
-    groups: dict[str, Pair] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) != 2 or words[0] == words[1]:
-            raise ValueError(f"{path}, line {number}: give two different names, separated by a blank")
-        pair = pairs.setdefault(frozenset(words), (words[0], words[1]))
-        if groups.setdefault(pair_group(*pair), pair) != pair:
-            other = " ".join(groups[pair_group(*pair)])
-            raise ValueError(f"{path}, line {number}: hloc's match files cannot tell this pair from {other}")
-    if not pairs:
-        raise ValueError(f"{path}: holds no pair")
-    return list(pairs.values())
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error

@@ -1,0 +1,92 @@
+"""Matching of many pairs whose features are in a file: the one loop of command line, reconstruction and evaluation."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+
+from ripe.features import Features, Matches
+from ripe.matching import match
+from ripe.storage import FeatureReader, MatchFile, Pair
+
+CACHED_IMAGES = 128
+PAIRS_PER_PART = 250
+SETTINGS = {"matcher": "mutual nearest neighbours"}
+
+logger = logging.getLogger(__name__)
+
+
+def match_many(
+    features: FeatureReader,
+    pairs: Sequence[Pair],
+    store: MatchFile,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[], object] = lambda: None,
+    keep: Callable[[Features, Features, Matches], Matches] = lambda features0, features1, matches: matches,
+) -> Counter[str]:
+    """Match those pairs that the store does not hold yet, by mutual nearest neighbours.
+
+    Pairs whose features have changed since are matched anew, and a warning says how many. A pair in both orders is
+    matched once.
+
+    Args:
+        features: of the images; descriptors of unit length.
+        pairs: names of images.
+        store: where the matches go; what was matched before an interruption is kept.
+        device: where the descriptors are compared.
+        progress: called after each pair.
+        keep: which matches of two images are stored, such as those that agree with one geometry.
+
+    Returns:
+        The images that have no features, each with the number of pairs that were left out for it.
+
+    Raises:
+        ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), or two images'
+            descriptors cannot be compared (see `ripe.match`).
+    """
+    store.check_distinct(pairs)
+    identities = _identities(features, pairs)
+    pending = {frozenset(pair): pair for pair in pairs if not store.holds(*pair, identities)}
+    if changed := sum(store.holds(*pair) for pair in pending.values()):
+        logger.warning("%s: %d pairs are matched anew, as their features have changed", store.path, changed)
+    missing: Counter[str] = Counter()
+    matched: dict[Pair, tuple[Matches, int, int]] = {}
+
+    @lru_cache(maxsize=CACHED_IMAGES)
+    def read(name: str) -> Features:
+        return features.read(name).to(device)
+
+    def flush() -> None:
+        if matched:
+            store.add(matched, identities)
+            matched.clear()
+
+    try:
+        for pair in pairs:
+            if pending.pop(frozenset(pair), None) is not None:
+                absent = [name for name in pair if name not in identities]
+                missing.update(absent)
+                if not absent:
+                    features0, features1 = map(read, pair)
+                    kept = keep(features0, features1, match(features0, features1))
+                    matched[pair] = kept, len(features0), len(features1)
+            if len(matched) == PAIRS_PER_PART:
+                flush()
+            progress()
+    finally:
+        flush()
+    return missing
+
+
+def _identities(features: FeatureReader, pairs: Sequence[Pair]) -> dict[str, str]:
+    """Which features the images have, by name; images without any are left out."""
+    found = {}
+    for name in {name for pair in pairs for name in pair}:
+        try:
+            found[name] = features.identity(name)
+        except KeyError:
+            continue
+    return found
