@@ -25,6 +25,7 @@ from ripe.demo import intake, outputs
 from ripe.demo.intake import read_photo
 from ripe.demo.pipeline import LONG_SIDE, Pipeline, Settings
 from ripe.drawing import GREEN, RED
+from ripe.networks.compact import CompactNet
 
 
 def bomb(path: Path, side: int) -> None:
@@ -98,13 +99,13 @@ def test_cmyk_is_converted_and_16_bits_are_kept(tmp_path: Path, photos: list[Pat
 def network_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of what the network is given from here on."""
     calls: list[tuple[int, ...]] = []
-    infer = ripe.RIPE._infer
+    infer = CompactNet.infer
 
-    def counted(self: ripe.RIPE, images: torch.Tensor) -> object:
+    def counted(self: CompactNet, images: torch.Tensor) -> object:
         calls.append(tuple(images.shape))
         return infer(self, images)
 
-    monkeypatch.setattr(ripe.RIPE, "_infer", counted)
+    monkeypatch.setattr(CompactNet, "infer", counted)
     return calls
 
 
