@@ -152,9 +152,9 @@ def test_what_is_done_is_not_read_again(
     assert main(["extract", files[0], *options]) == 0
     read: list[Path] = []
 
-    def counted(path: Path) -> np.ndarray:
+    def counted(path: Path, **settings: float) -> np.ndarray:
         read.append(path)
-        return read_image(path)
+        return read_image(path, **settings)
 
     monkeypatch.setattr("ripe.extract_many.read_image", counted)
     assert main(["extract", *files, *options]) == 0

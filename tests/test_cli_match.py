@@ -234,7 +234,7 @@ def test_a_failed_write_leaves_the_old_file(
 ) -> None:
     (tmp_path / "a.json").write_text("old")
 
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **keywords: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_text", fail)

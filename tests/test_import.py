@@ -24,9 +24,9 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files features settings tables
-    images geometry detection matching download drawing storage two_views
-    networks inference model pretrained extractors integrations utils
+    files features checks settings tables images folders
+    geometry detection matching download drawing storage pair_lists two_views
+    networks inference model pretrained extract_many extractors match_many integrations utils
     recipe data objective
     reconstruction evaluation training
     demo cli train
