@@ -45,7 +45,7 @@ class WarpConfig(Settings, group="data.warp"):
         min_scale: least magnification of the photo, view pixels per photo pixel.
         max_scale: largest magnification of the photo.
         max_scale_ratio: largest ratio of the two views' magnifications.
-        perspective: how far the corners of a view move, in half sides of the view.
+        perspective: how far the corners of a view move, in half sides of the view; from 0.5 on, views could fold.
         min_overlap: share of the second view that the first one shows as well, at least.
         photometric: strength of the changes of exposure, colour, blur, noise and compression; 0 is none.
     """
@@ -85,7 +85,7 @@ class DataConfig(Settings, group="data"):
     `pairs_per_step=6`, `self_share=0`, `negative_share=0.5`.
 
     Attributes:
-        sets: weights of the data sets in the mixture, by name: megadepth, tokyo, acdc, or own for the folders below;
+        sets: weights of the data sets in the mixture, by their names in `ripe data`, or own for the folders below;
             empty is own photos alone.
         dir: folder of the public sets; `DATA_DIR`, or else `data` in the current folder, if None.
         root: folder of one's own photos: each of its folders is a scene, loose photos are for self-pairs alone.
@@ -334,7 +334,7 @@ class TrainConfig(Settings):
             starts, and refuses a folder that holds a run; or the path of a checkpoint.
         steps: length of the run, in batches of `data.pairs_per_step` pairs.
         max_minutes: the run ends after this many minutes, at a checkpoint, if it has not ended before.
-        seed: of the initial weights, the pairs and the policy's samples.
+        seed: of the initial weights, the pairs and the policy's samples; 0 to 2^64 - 1.
         overfit_pairs: only so many different pairs are shown, over and over; None is no limit.
         accelerator: cpu, cuda, or auto for a GPU if there is one.
         devices: processes on this machine, one a GPU; torchrun and Slurm have their own say.

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+from ripe.evaluation.measures import KnownGeometry
 from ripe.recipe.config import TrainConfig, ValidationConfig
 from ripe.training.comparison import write_report
 from ripe.training.engine import Engine
 from ripe.training.loop import RunResult, train
 from ripe.training.progress import Progress
-from ripe.training.validation import KnownGeometry, Validation, find_validation
+from ripe.training.validation import Validation, find_validation
 from ripe.training.watch import Watch
 
 VIEWS = "held_back"

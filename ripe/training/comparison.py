@@ -11,20 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ripe.evaluation.measures import EpipolarAgreement, KnownGeometry, Outcome, Rival, baseline_rival, model_rival
 from ripe.evaluation.report import SetReport, markdown
 from ripe.files import replacing
 from ripe.pretrained import load
 from ripe.tables import markdown_table
-from ripe.training.validation import (
-    EpipolarAgreement,
-    KnownGeometry,
-    Outcome,
-    Rival,
-    Validation,
-    baseline_rival,
-    mean_figure,
-    model_rival,
-)
+from ripe.training.validation import Validation, mean_figure
 
 REPORT = "report.md"
 NEW, SHIPPED, SIFT = "new", "compact (shipped)", "sift"
