@@ -24,10 +24,10 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files features settings tables
+    files features settings tables recipe
     images geometry detection matching download drawing storage two_views
     networks inference model pretrained extractors integrations utils
-    recipe data objective
+    data objective
     reconstruction evaluation training
     demo cli train
 """

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ripe
-from ripe.data.pairs import PairBatch, split_own
+from ripe.data.batch import PairBatch
+from ripe.data.pairs import split_own
 from ripe.evaluation import predictions
 from ripe.evaluation.baselines import baseline
 from ripe.evaluation.measures import (

@@ -18,13 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ripe.data.pairs import PairBatch
+from ripe.data.batch import PairBatch
 from ripe.objective.cells import to_cells
 from ripe.objective.contrastive import descriptor_loss, warp_descriptor_loss
-from ripe.objective.judging import PairMatches, judge, match_chosen
+from ripe.objective.judging import judge, match_chosen
 from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
 from ripe.objective.rewards import reward
-from ripe.objective.sampling import PolicyOutput, SampledPair, split_pairs
+from ripe.objective.sampling import PairMatches, PolicyOutput, SampledPair, split_pairs
 from ripe.objective.self_pairs import localisation, repeatability
 from ripe.objective.tally import Tally
 from ripe.recipe.config import ObjectiveConfig

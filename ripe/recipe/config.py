@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from ripe.networks.vgg import Interpolation
-from ripe.pretrained import ARCHITECTURES
 from ripe.settings import (
     AtLeastOne,
     AtLeastZero,
@@ -150,12 +148,10 @@ class ModelConfig(Settings, group="model"):
     input_normalisation: InputNormalisation = "instance"
     descriptor_dim: AtLeastOne | None = 256
     desc_shares: tuple[AtLeastOne, ...] | None = None
-    interpolation: Interpolation = "hypercolumn"
+    interpolation: Literal["hypercolumn", "interpolate_sparse2D"] = "hypercolumn"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name not in ARCHITECTURES:
-            refuse("model.name", self.name, "one of " + ", ".join(ARCHITECTURES))
         if self.start is not None and self.encoder is not None:
             raise ValueError("model.start has an encoder already; give it or model.encoder")
         if self.name != "vgg_hyper":

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from ripe.data.batch import PairBatch
 from ripe.data.feed import Feed, RunStoppedError
-from ripe.data.pairs import PairBatch
 from ripe.drawing import save_picture
 from ripe.objective.tally import Tally
 from ripe.pretrained import save_weights

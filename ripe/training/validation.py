@@ -20,8 +20,7 @@ from ripe.evaluation.measures import EpipolarAgreement, KnownGeometry, Measure, 
 from ripe.model import RIPE
 from ripe.recipe.config import DataConfig, WarpConfig
 from ripe.training import held_back
-
-SCORE = "score"
+from ripe.training.watch import SCORE
 
 
 def mean_figure(outcomes: Sequence[Outcome]) -> float:
