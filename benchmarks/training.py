@@ -33,7 +33,8 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from ripe.data.pairs import PairBatch, ScenePairs, collate
+from ripe.data.batch import PairBatch
+from ripe.data.pairs import ScenePairs, collate
 from ripe.evaluation import environment
 from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells

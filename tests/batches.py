@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from torch.utils.data import DataLoader
 
-from ripe.data.pairs import PairBatch, ScenePairs, collate, start_workers
+from ripe.data.batch import PairBatch
+from ripe.data.pairs import ScenePairs, collate, start_workers
 from ripe.recipe.config import DataConfig
 
 

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_sets import write_acdc, write_disk, write_own, write_tokyo
 
+from ripe.data.batch import PairBatch
 from ripe.data.catalogue import place
 from ripe.data.mixture import Mixture
-from ripe.data.pairs import PairBatch, ScenePairs, collate, split_own
+from ripe.data.pairs import ScenePairs, collate, split_own
 from ripe.data.scenes import Scene, no_group, one_group
 from ripe.data.warps import letterbox
 from ripe.recipe.config import DataConfig, TrainConfig, WarpConfig

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ripe.data.pairs import PairBatch, ScenePairs, collate
+from ripe.data.batch import PairBatch
+from ripe.data.pairs import ScenePairs, collate
 from ripe.objective.inliers import fit_epipolar
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy, PolicyOutput

@@ -16,8 +16,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ripe
-from ripe.data.pairs import PairBatch, split_own
+from ripe.data.batch import PairBatch
+from ripe.data.pairs import split_own
+from ripe.evaluation import predictions
 from ripe.evaluation.baselines import baseline
+from ripe.evaluation.measures import (
+    EpipolarAgreement,
+    KnownGeometry,
+    Outcome,
+    Rival,
+    baseline_rival,
+    model_rival,
+    predict,
+)
 from ripe.evaluation.metrics import area_under_recall
 from ripe.evaluation.pair_sets import HomographyPair
 from ripe.evaluation.predictions import Candidate
@@ -34,18 +45,7 @@ from ripe.recipe import schedule
 from ripe.recipe.config import DataConfig, ObjectiveConfig, TrainConfig, WarpConfig
 from ripe.training.comparison import Difference, difference, write_report
 from ripe.training.held_back import VIEW_SIZE, choose_real_pairs, write_view_pairs
-from ripe.training.validation import (
-    EpipolarAgreement,
-    KnownGeometry,
-    Outcome,
-    Rival,
-    Validation,
-    annotated_validation,
-    baseline_rival,
-    find_validation,
-    held_back_validation,
-    model_rival,
-)
+from ripe.training.validation import Validation, annotated_validation, find_validation, held_back_validation
 from ripe.training.watch import Watch
 
 
@@ -67,7 +67,7 @@ def validation(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def made_rival(describe) -> Rival:  # type: ignore[no-untyped-def]
-    return lambda protocol: Candidate("made", "made", {}, describe, "none")
+    return lambda max_keypoints, threshold: Candidate("made", "made", {}, describe, "none")
 
 
 def position_coded(image: Tensor) -> Features:
@@ -259,6 +259,27 @@ def test_annotated_pairs_are_measured_by_their_protocol(tmp_path: Path) -> None:
     assert set(poses.figures) == {"auc@5°", "auc@10°", "auc@20°", "right_matches", "matches"}
 
 
+def test_what_is_measured_in_memory_is_what_ripe_eval_keeps_in_files(tmp_path: Path) -> None:
+    write_annotated(tmp_path / "pairs")
+    (tmp_path / "pairs" / "homography" / "shift_0.png").write_bytes(b"damaged")
+    (tmp_path / "files").mkdir()
+    measure = annotated_validation("pairs", tmp_path / "pairs").measures[0]
+    assert isinstance(measure, KnownGeometry)
+    candidate, sources = baseline_rival("sift")(measure.protocol.max_keypoints, None), (measure.pairs, measure.protocol)
+    unreadable, made = predict(candidate, *sources)
+    assert unreadable == predictions.extract_images(candidate, *sources, tmp_path / "files")
+    predictions.match_images(candidate, *sources, tmp_path / "files")
+    kept = predictions.read_predictions(measure.pairs, tmp_path / "files")
+    assert list(unreadable) == ["shift_0.png"]
+    assert made.images.keys() == kept.images.keys()
+    assert made.matches.keys() == kept.matches.keys()
+    for name, image in made.images.items():
+        assert torch.equal(image.keypoints, kept.images[name].keypoints)
+        assert (image.size, image.hardware) == (kept.images[name].size, kept.images[name].hardware)
+    for pair, matches in made.matches.items():
+        assert torch.equal(matches, kept.matches[pair])
+
+
 def test_a_damaged_photo_of_an_annotated_pair_ends_no_run(tmp_path: Path) -> None:
     write_annotated(tmp_path)
     (tmp_path / "homography" / "shift_0.png").write_bytes(b"damaged")
@@ -297,7 +318,7 @@ def test_the_validation_of_a_run_is_found(tmp_path: Path) -> None:
     assert (measure.name, measure.protocol.repeats, measure.protocol.max_keypoints) == ("imw2020", 1, 2048)
     # The published network's threshold there, and that of any other network, which has its own.
     thresholds = [
-        model_rival("a", build(name))(measure.protocol).settings["threshold"] for name in ("vgg_hyper", "compact")
+        measure._candidate(model_rival("a", build(name))).settings["threshold"] for name in ("vgg_hyper", "compact")
     ]
     assert thresholds == [0.5, build("compact").detection.threshold]
 

@@ -9,7 +9,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from ripe.data.pairs import PairBatch, ScenePairs, collate, start_workers
+from ripe.data.batch import PairBatch
+from ripe.data.pairs import ScenePairs, collate, start_workers
 from ripe.recipe.config import TrainConfig
 
 logger = logging.getLogger(__name__)

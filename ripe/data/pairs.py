@@ -6,16 +6,15 @@ uninterrupted one would have seen, whatever the number of worker processes.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ripe.data import own
+from ripe.data.batch import PairBatch
 from ripe.data.catalogue import OWN, SOURCES, check_trainable, how_to_get, locate
 from ripe.data.mixture import Draw, Mixture
 from ripe.data.scenes import Scene
@@ -27,38 +26,6 @@ logger = logging.getLogger(__name__)
 
 # Where so many files in a row cannot be read, the data set is gone, or its disk.
 ATTEMPTS = 1000
-
-
-@dataclass
-class PairBatch:
-    """P pairs of views of S×S pixels.
-
-    Attributes:
-        images: 2P×3×S×S uint8 RGB; the P first views, then the P second ones. The networks normalise them.
-        valid: 2P×S×S bool, False beyond the photo's border.
-        positive: P bool, same scene or not.
-        H_0to1: P×3×3 float32, the warp of self-pairs; NaN for pairs of two photos.
-        skipped: files that could not be read and were replaced by others.
-    """
-
-    images: Tensor
-    valid: Tensor
-    positive: Tensor
-    H_0to1: Tensor
-    skipped: list[str]
-
-    def __len__(self) -> int:
-        return len(self.positive)
-
-    def pin_memory(self) -> Self:
-        """The batch in page-locked memory, from where a GPU copies while it computes; PyTorch's loader asks for it."""
-        tensors = {f.name: part.pin_memory() for f in fields(self) if isinstance(part := getattr(self, f.name), Tensor)}
-        return replace(self, **tensors)
-
-    @property
-    def by_warp(self) -> Tensor:
-        """P bool, True for self-pairs: those whose warp is known."""
-        return self.H_0to1.isfinite().flatten(1).all(dim=1)
 
 
 @dataclass

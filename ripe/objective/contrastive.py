@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ripe.objective.judging import PairMatches
-from ripe.objective.sampling import SampledPair, SampledView
+from ripe.objective.sampling import PairMatches, SampledPair, SampledView
 from ripe.recipe.config import ObjectiveConfig
 
 FEWEST_TRUSTED = 8

@@ -2,27 +2,19 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ripe.matching import mutual_nearest_neighbours
 from ripe.objective.inliers import fit_epipolar, hardly_moves, warp_inliers
-from ripe.objective.sampling import SampledPair
+from ripe.objective.sampling import PairMatches, SampledPair
 from ripe.recipe.config import ObjectiveConfig
 from ripe.recipe.schedule import Now
 
 
-class PairMatches(NamedTuple):
-    """Matched cells of one pair (K×2 int64) and which of them are right (K bool)."""
-
-    indices: Tensor
-    inliers: Tensor
-
-
 @torch.no_grad()
-def match(pair: SampledPair, min_keypoints: int) -> Tensor:
+def match_chosen(pair: SampledPair, min_keypoints: int) -> Tensor:
     """Mutual nearest neighbours of the chosen cells' descriptors, K×2 int64 cells; none with too few keypoints."""
     cells0, cells1 = (view.chosen.nonzero()[:, 0] for view in pair.views)
     if min(len(cells0), len(cells1)) < min_keypoints:

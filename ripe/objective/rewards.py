@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ripe.objective.judging import PairMatches
-from ripe.objective.sampling import SampledPair
+from ripe.objective.sampling import PairMatches, SampledPair
 from ripe.recipe.config import ObjectiveConfig, RewardType
 from ripe.recipe.schedule import Now
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ripe.data.pairs import PairBatch
+from ripe.data.batch import PairBatch
 from ripe.geometry.homography import apply_homography
 from ripe.model import RIPE
 from ripe.objective.cells import CellSamples, sample_cells
@@ -69,7 +69,14 @@ class SampledPair(NamedTuple):
         return "negative" if not self.positive else "real" if self.warp is None else "self"
 
 
-def pairs_of(output: PolicyOutput, batch: PairBatch, padding_mode: PaddingMode) -> list[SampledPair]:
+class PairMatches(NamedTuple):
+    """Matched cells of one pair (K×2 int64) and which of them are right (K bool)."""
+
+    indices: Tensor
+    inliers: Tensor
+
+
+def split_pairs(output: PolicyOutput, batch: PairBatch, padding_mode: PaddingMode) -> list[SampledPair]:
     """What the policy made of a batch, pair by pair."""
     samples = output.samples
     chosen = samples.selected & samples.inside if padding_mode == "ignore" else samples.selected

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ripe.data.pairs import PairBatch
+from ripe.data.batch import PairBatch
 from ripe.objective.localisation import localisation_errors
 from ripe.objective.repeatability import repeatability_loss
 from ripe.objective.sampling import PolicyOutput

@@ -2,18 +2,19 @@
 
 from dataclasses import replace
 
+from ripe.evaluation.measures import KnownGeometry
 from ripe.recipe.config import TrainConfig, ValidationConfig
 from ripe.training.comparison import write_report
 from ripe.training.engine import Engine
-from ripe.training.loop import Result, starting_state, train
+from ripe.training.loop import RunResult, starting_state, train
 from ripe.training.progress import Progress
-from ripe.training.validation import KnownGeometry, Validation, find_validation
+from ripe.training.validation import Validation, find_validation
 from ripe.training.watch import Watch
 
 VIEWS = "held_back"
 
 
-def run(config: TrainConfig, display: Progress) -> Result:
+def run_training(config: TrainConfig, display: Progress) -> RunResult:
     """Train, validate and watch; where photos of one's own were held back, compare the weights on them at the end.
 
     Raises:

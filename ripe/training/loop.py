@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from ripe.data.batch import PairBatch
 from ripe.data.feed import Feed, RunStoppedError
-from ripe.data.pairs import PairBatch
 from ripe.drawing import save_picture
 from ripe.objective.tally import Tally
 from ripe.pretrained import save_weights
@@ -44,7 +44,7 @@ RENAMED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What a run left behind.
 
     Attributes:
@@ -71,7 +71,7 @@ def train(
     validator: Validation | None = None,
     watch: Watch | None = None,
     display: Progress | None = None,
-) -> Result:
+) -> RunResult:
     """Run a training to its end, to its wall-clock budget, to a SIGTERM or SIGINT, or until `watch` ends it.
 
     Writes into `config.folder`: checkpoints/ (to resume), weights.safetensors and best.safetensors (for `ripe.load`),
@@ -107,7 +107,7 @@ def train(
             reason = _reason_to_end(trainer, seconds, bool(stopping))
             reason = run.after_update(before, tally, batches, reason)
     best = None if run.best_step is None else run.folder / BEST_WEIGHTS
-    return Result(
+    return RunResult(
         run.folder / WEIGHTS, best, trainer.step, reason, not reason.startswith(ASKED), trainer.engine.is_main
     )
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ripe.data.pairs import PairBatch
+from ripe.data.batch import PairBatch
 from ripe.drawing import draw_matches
 from ripe.geometry.robust import estimate_geometry
 from ripe.matching import match

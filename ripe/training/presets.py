@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ripe.data.catalogue import check_trainable, trainable
+from ripe.pretrained import ARCHITECTURES
 from ripe.recipe.config import TrainConfig, unknown_setting
+from ripe.settings import refuse
 
 CONF = "ripe.conf"
 DEFAULT_PRESET = "compact"
@@ -78,6 +80,8 @@ def compose(
         values["output"] = Path(os.environ.get("OUTPUT_DIR") or "outputs") / named.project_name / named.name
     config = TrainConfig.from_dict(values)
     check_trainable(config.data.sets)
+    if config.model.name not in ARCHITECTURES:
+        refuse("model.name", config.model.name, "one of " + ", ".join(ARCHITECTURES))
     return config
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ripe.data.batch import PairBatch
 from ripe.data.feed import pair_numbers
-from ripe.data.pairs import PairBatch
 from ripe.model import RIPE
 from ripe.objective.loss import Totals, compute_loss, count_totals
 from ripe.objective.sampling import Policy

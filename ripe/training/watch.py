@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ripe.recipe.config import WatchConfig
-from ripe.training.validation import SCORE
+
+SCORE = "score"
+"""The validation's figure that counts, in percent."""
 
 INLIER_RATIO = "inlier_ratio/"
 """Training figures with names that begin so are watched."""
