@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from ripe.data import acdc, megadepth, own, tokyo
 from ripe.data.catalogue import how_to_get, locate
+from ripe.data.light import change_light
+from ripe.data.mining import read_pairs
 from ripe.data.mixture import Draw, Mixture
 from ripe.data.scenes import Scene
-from ripe.data.warps import View, crop_view, letterbox, photometric, self_pair
+from ripe.data.warps import View, crop_view, letterbox, self_pair
 from ripe.recipe.config import DataConfig, WarpConfig
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class PairBatch:
         images: 2P×3×S×S uint8 RGB; the P first views, then the P second ones. The networks normalise them.
         valid: 2P×S×S bool, False beyond the photo's border.
         positive: P bool, same scene or not.
-        H_0to1: P×3×3 float32, the warp of self-pairs; NaN for pairs of two photos.
+        H_0to1: P×3×3 float32, the warp of self-pairs and of photos that a known homography joins; NaN for others.
         skipped: files that could not be read and were replaced by others.
     """
 
@@ -50,7 +52,7 @@ class PairBatch:
 
     @property
     def by_warp(self) -> Tensor:
-        """P bool, True for self-pairs: those whose warp is known."""
+        """P bool, True for the pairs whose warp is known: self-pairs, and photos that a known homography joins."""
         return self.H_0to1.isfinite().flatten(1).all(dim=1)
 
 
@@ -87,7 +89,8 @@ def split_own(config: DataConfig, seed: int) -> tuple[list[Scene], list[Scene]]:
         photos += own.read_scenes(config.scenes)
     if config.singles is not None:
         photos += own.read_singles(config.singles)
-    return own.hold_back(photos, config.hold_back, seed)
+    kept, held = own.hold_back(photos, config.hold_back, seed)
+    return (kept if config.pairs is None else own.with_pairs(kept, read_pairs(config.pairs))), held
 
 
 def _read_set(name: str, config: DataConfig, seed: int) -> list[Scene]:
@@ -184,8 +187,7 @@ class ScenePairs(Dataset):
 
     def _self_pair(self, photo: Draw, warp: WarpConfig, rng: np.random.Generator) -> _Pair:
         views = self_pair(photo.read(), self.config.size, warp, rng)
-        relative = views[1].homography @ np.linalg.inv(views[0].homography)
-        return _Pair(_change_light(views, warp.photometric, rng), True, relative / relative[2, 2])
+        return _Pair(_change_light(views, warp.photometric, rng), True, _between_views(views[0], np.eye(3), views[1]))
 
     def _two_photos(
         self, photos: tuple[Draw, Draw], positive: bool, warp: WarpConfig, rng: np.random.Generator
@@ -195,11 +197,19 @@ class ScenePairs(Dataset):
             first, second = (letterbox(photo.read(), self.config.size) for photo in photos)
             return _Pair((first, second), positive, unknown)
         first, second = (crop_view(photo.read(), self.config.size, warp, rng) for photo in photos)
-        return _Pair(_change_light((first, second), warp.photometric, rng), positive, unknown)
+        between = photos[0].scene.homographies.get((photos[0].index, photos[1].index)) if positive else None
+        known = unknown if between is None else _between_views(first, between, second)
+        return _Pair(_change_light((first, second), warp.photometric, rng), positive, known)
+
+
+def _between_views(first: View, between: np.ndarray, second: View) -> np.ndarray:
+    """Homography from view to view of two photos that `between` joins."""
+    relative = second.homography @ between @ np.linalg.inv(first.homography)
+    return relative / relative[2, 2]
 
 
 def _change_light(views: tuple[View, View], strength: float, rng: np.random.Generator) -> tuple[View, View]:
-    first, second = (View(photometric(v.image, strength, rng), v.valid, v.homography) for v in views)
+    first, second = (View(change_light(v.image, strength, rng), v.valid, v.homography) for v in views)
     return first, second
 
 
