@@ -9,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import UnionType
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -18,9 +20,10 @@ from ripe.cli import main
 from ripe.networks.vgg import VggNet
 from ripe.objective.judging import inlier_threshold
 from ripe.objective.loss import penalty_share
-from ripe.recipe.config import ModelConfig, OptimizerConfig, TrainConfig
+from ripe.recipe.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from ripe.settings import Settings
+from ripe.tables import markdown_table
 from ripe.training.loggers import FIGURES
-from ripe.training.options import markdown_table, options
 from ripe.training.presets import PUBLISHED_NAMES, compose, groups, presets
 from ripe.training.trainer import initial_model, learning_rate
 
@@ -98,7 +101,7 @@ def test_published_names_of_settings_are_understood() -> None:
     config = compose("train", ["fp_penalty=-2e-7", "kp_penalty=-1e-6", "desc_loss_weight=3", "num_grad_accs=2"])
     assert (config.objective.miss_penalty, config.objective.keypoint_penalty) == (-2e-7, -1e-6)
     assert (config.objective.descriptor_weight, config.optimizer.accumulate) == (3, 2)
-    assert set(PUBLISHED_NAMES.values()) <= {option.name for option in options()}
+    assert set(PUBLISHED_NAMES.values()) <= set(TrainConfig().flat())
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,19 @@ def test_published_names_of_settings_are_understood() -> None:
         ("name=a/b", "name=a/b: must be the name of a folder"),
         ("steps", "settings are written key=value"),
         ("model.encoder=imagenet", "model.encoder: only vgg_hyper"),
+        ("optimizer.max_grad_norm=-1", "optimizer.max_grad_norm=-1.0: must be more than 0"),
+        ("objective.entropy_weight=-1", "objective.entropy_weight=-1.0: must be 0 or more"),
+        ("objective.descriptor_weight=-0.5", "objective.descriptor_weight=-0.5: must be 0 or more"),
+        ("objective.miss_penalty=1", "objective.miss_penalty=1.0: must be 0 or less"),
+        ("objective.border=400", "objective.border=400: must be at most 156 where data.size=320"),
+        ("data.size=32", "objective.border=16: must be at most 12 where data.size=32"),
+        ("data.warp.perspective=5", "data.warp.perspective=5.0: must be 0 or more and less than 0.5"),
+        ("data.warp.min_scale=3", "data.warp.min_scale=3.0: must be at most data.warp.max_scale, 2.0"),
+        ("data.sets={own: -1}", "data.sets.own=-1.0: must be more than 0"),
+        ("optimizer.final_lr=1", "optimizer.final_lr=1.0: must be at most optimizer.lr"),
+        ("max_minutes=-3", "max_minutes=-3.0: must be more than 0"),
+        ("seed=-1", "seed=-1: must be from 0 to 18446744073709551615"),
+        ("seed=18446744073709551616", "seed=18446744073709551616: must be from 0 to"),
         ("precision=float16", "precision=float16: must be one of 32-true"),
     ],
 )
@@ -130,6 +146,34 @@ def test_a_wrong_setting_is_one_line_that_names_it(
     assert message in shown.err
     assert len(shown.err.splitlines()) == 1
     assert list(Path().iterdir()) == []
+
+
+def test_no_number_is_without_a_range() -> None:
+    """But for the least score of a keypoint, a logit, which may be any number."""
+
+    def free(kind: type[Settings]) -> list[str]:
+        found = []
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            found += [f"{kind.__name__}.{name}" for option in options if option in (int, float)]
+            found += [
+                each
+                for option in options
+                if isinstance(option, type) and issubclass(option, Settings)
+                for each in free(option)
+            ]
+        return found
+
+    assert free(TrainConfig) == ["ValidationConfig.threshold"]
+
+
+def test_settings_made_in_python_are_checked_as_those_that_are_read() -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.max_grad_norm=-1\.0: must be more than 0"):
+        OptimizerConfig(max_grad_norm=-1)
+    with pytest.raises(ValueError, match=r"optimizer\.lr=fast: must be a number"):
+        OptimizerConfig(lr="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"objective\.border=16: must be at most 12 where data\.size=32"):
+        TrainConfig(data=DataConfig(size=32))
 
 
 def test_a_preset_of_ones_own(tmp_path: Path) -> None:
@@ -218,8 +262,11 @@ def test_the_input_of_the_published_run_is_normalised_inside_the_network() -> No
 
 
 def test_the_documentation_has_every_setting_and_every_logged_number() -> None:
-    assert all(option.meaning for option in options())
-    assert markdown_table(options()) in DOCS.read_text(), "replace the table by what markdown_table(options()) gives"
+    settings = TrainConfig().described()
+    assert all(setting.meaning for setting in settings)
+    rows = [(f"`{name}`", f"`{default}`", meaning) for name, default, meaning in settings]
+    table = markdown_table(["setting", "default", "meaning"], rows)
+    assert table in DOCS.read_text(), f"replace the table by\n{table}"
     assert all(f"| `{name}` | {meaning} |" in DOCS.read_text() for name, meaning in FIGURES.items())
 
 

@@ -24,7 +24,7 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files features settings
+    files features settings tables
     images geometry detection matching download drawing storage two_views
     networks inference model pretrained extractors integrations utils
     recipe data objective

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripe.objective.cells import CELL, sample_cells, to_cells
+from ripe.objective.cells import sample_cells, to_cells
 from ripe.objective.contrastive import infonce_loss, margin_loss
 from ripe.objective.inliers import fit_epipolar, hardly_moves, warp_inliers
 from ripe.objective.policy import keypoint_cost, policy_loss
 from ripe.objective.rewards import PairRewards, inlier_worth, pair_rewards
+from ripe.recipe.config import CELL
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "reference_losses.npz")
 CASES = list(itertools.product((1, 0), ("ignore", "punish"), (0, 1)))

@@ -108,6 +108,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: TrainConfi
         train(replace(parts, resume=str(tmp_path / "nothing.pt")))
 
 
+@pytest.mark.parametrize("seed", [20250101, 2**64 - 1])
+def test_any_seed_trains_and_is_resumed(seed: int, scenes: Path, tmp_path: Path) -> None:
+    config = small_run(scenes, tmp_path, seed=seed, steps=1)
+    assert train(config).step == 1
+    assert train(replace(config, steps=2, resume="auto")).step == 2
+
+
+def test_the_policys_draws_depend_on_the_seed(scenes: Path, tmp_path: Path) -> None:
+    draws = {
+        float(torch.rand((), generator=Trainer(small_run(scenes, tmp_path, seed=seed))._generator(number, view)))
+        for seed in (0, 1, 2**24, 2**64 - 1)
+        for number, view in ((0, 0), (0, 1), (1, 0))
+    }
+    assert len(draws) == 12
+
+
 def test_a_run_killed_at_random_moments_loses_nothing(whole: TrainConfig, tmp_path: Path) -> None:
     """Killed by SIGKILL twice and by SIGTERM once, each at a random moment, and resumed each time."""
     config = replace(whole, output=tmp_path / "killed")

@@ -81,11 +81,11 @@ class _NoteHandler(logging.Handler):
 
 
 def _print_options() -> None:
-    from ripe.training.options import options as all_options
+    from ripe.recipe.config import TrainConfig
     from ripe.training.presets import groups, presets
 
     print("presets:", ", ".join(presets()))
     for group, choices in groups().items():
         print(f"{group}=:", ", ".join(choices))
-    for option in all_options():
+    for option in TrainConfig().described():
         print(f"{option.name}={option.default}  {option.meaning}")

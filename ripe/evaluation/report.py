@@ -13,6 +13,7 @@ from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.predictions import Candidate, Predictions
 from ripe.evaluation.protocol import Protocol
 from ripe.evaluation.scoring import Score
+from ripe.tables import markdown_table
 
 DETECTOR_THRESHOLD = 3  # SuperPoint's
 ACCURACY_THRESHOLDS = (1, 3, 5, 10)
@@ -85,7 +86,7 @@ def markdown(report: SetReport) -> str:
         f"{report.protocol.correct_match:g} px of the truth. Time: median over photos, from the resized image to its "
         f"features, both in memory; {hardware}.",
         "",
-        *_table(header, [_accuracy_cells(result) for result in report.results]),
+        markdown_table(header, [_accuracy_cells(result) for result in report.results]),
     ]
     if any(result.detector for result in report.results):
         lines += ["", *_detector_table(report)]
@@ -107,10 +108,6 @@ def record(reports: Sequence[SetReport], settings: Mapping[str, Any]) -> dict[st
     }
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
-
-
 def _accuracy_cells(result: Result) -> list[str]:
     score = result.score
     areas = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(score.auc, score.auc_spread, strict=True)]
@@ -127,7 +124,11 @@ def _detector_table(report: SetReport) -> list[str]:
     header = ["extractor", f"repeatability{at}", f"localisation error{at}", f"matching score{at}", *accuracies]
     rows = [[result.candidate.name, *_detector_cells(result.detector)] for result in report.results if result.detector]
     note = f"Keypoints by themselves, in pixels of the {pixels} photos, {report.protocol.resizing}, at most "
-    return [f"{note}{report.protocol.max_keypoints} keypoints, mutual nearest neighbours:", "", *_table(header, rows)]
+    return [
+        f"{note}{report.protocol.max_keypoints} keypoints, mutual nearest neighbours:",
+        "",
+        markdown_table(header, rows),
+    ]
 
 
 def _detector_cells(detector: DetectorScore) -> list[str]:

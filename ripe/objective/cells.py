@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CELL = 8
+from ripe.recipe.config import CELL
 
 
 class CellSamples(NamedTuple):

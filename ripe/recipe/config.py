@@ -1,14 +1,15 @@
 """Settings of a training run: typed, validated, saved with every checkpoint."""
 
-import difflib
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from ripe.pretrained import ARCHITECTURES
-from ripe.settings import build, plain, refuse
+from ripe.settings import Count, FolderName, Natural, NotNegative, Positive, Range, Settings, Share, nearest, refuse
+
+# The side of the policy's cells, pixels.
+CELL = 8
 
 # The data sets that training knows by name; "own" is the photos of `DataConfig.root`, or `scenes` and `singles`.
 SET_NAMES = ("megadepth", "tokyo", "acdc", "own")
@@ -22,10 +23,12 @@ DescriptorLoss = Literal["margin", "infonce"]
 InputNormalisation = Literal["instance", "imagenet"]
 Interpolation = Literal["hypercolumn", "interpolate_sparse2D"]
 WandbMode = Literal["online", "offline", "disabled"]
+Penalty = Annotated[float, Range(most=0)]
+Margin = Annotated[float, Range(0, 2)]
 
 
 @dataclass(frozen=True)
-class WarpConfig:
+class WarpConfig(Settings, group="data.warp"):
     """How strongly the two views of a self-pair differ; `crop_view` uses the perspective and the light, too.
 
     Attributes:
@@ -39,24 +42,19 @@ class WarpConfig:
         photometric: strength of the changes of exposure, colour, blur, noise and compression; 0 is none.
     """
 
-    rotation_deg: float = 45.0
-    any_rotation_share: float = 0.05
-    min_scale: float = 0.6
-    max_scale: float = 2.0
-    max_scale_ratio: float = 4.0
-    perspective: float = 0.2
-    min_overlap: float = 0.12
-    photometric: float = 1.0
+    rotation_deg: Annotated[float, Range(0, 180)] = 45.0
+    any_rotation_share: Share = 0.05
+    min_scale: Positive = 0.6
+    max_scale: Positive = 2.0
+    max_scale_ratio: Annotated[float, Range(least=1)] = 4.0
+    perspective: Annotated[float, Range(least=0, below=0.5)] = 0.2
+    min_overlap: Share = 0.12
+    photometric: NotNegative = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("any_rotation_share", "min_overlap"):
-            _check_share(f"data.warp.{name}", getattr(self, name))
-        for name in ("rotation_deg", "perspective", "photometric"):
-            _check(f"data.warp.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        _check(
-            "data.warp.min_scale", self.min_scale, 0 < self.min_scale <= self.max_scale, "above 0, at most max_scale"
-        )
-        _check("data.warp.max_scale_ratio", self.max_scale_ratio, self.max_scale_ratio >= 1, "1 or more")
+        super().__post_init__()
+        if self.min_scale > self.max_scale:
+            refuse("data.warp.min_scale", self.min_scale, f"at most data.warp.max_scale, {self.max_scale}")
 
     def weakened(self, strength: float) -> Self:
         """Warps of `strength`, 0..1: at 0 two views differ by a shift and 10 degrees at most, at 1 as much as here."""
@@ -71,7 +69,7 @@ class WarpConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings, group="data"):
     """Which photos, and how pairs are made of them.
 
     Of all pairs a share shows one photo twice, warped (self-pairs); a share two scenes (negative pairs); the rest two
@@ -97,44 +95,37 @@ class DataConfig:
         warp_ramp: share of the run over which they come to differ that strongly; 0 has them do so from the start.
     """
 
-    sets: dict[str, float] = field(default_factory=dict)
+    sets: dict[str, Positive] = field(default_factory=dict)
     dir: Path | None = None
     root: Path | None = None
     scenes: Path | None = None
     singles: Path | None = None
-    hold_back: float = 0.1
+    hold_back: Annotated[float, Range(least=0, below=1)] = 0.1
     view: ViewKind = "crop"
-    size: int = 320
-    pairs_per_step: int = 6
-    self_share: float = 0.6
-    negative_share: float = 0.1
-    max_scene_size: int = 10_000
-    workers: int = 1
+    size: Annotated[int, Range(least=16)] = 320
+    pairs_per_step: Count = 6
+    self_share: Share = 0.6
+    negative_share: Share = 0.1
+    max_scene_size: Count = 10_000
+    workers: Natural = 1
     warp: WarpConfig = field(default_factory=WarpConfig)
-    warp_ramp: float = 0.33
+    warp_ramp: Share = 0.33
 
     def __post_init__(self) -> None:
-        self._check_sources()
-        _check("data.view", self.view, self.view in get_args(ViewKind), " or ".join(get_args(ViewKind)))
-        for name, least in (("size", 16), ("pairs_per_step", 1), ("max_scene_size", 1), ("workers", 0)):
-            _check(f"data.{name}", getattr(self, name), getattr(self, name) >= least, f"{least} or more")
-        _check("data.size", self.size, self.size % 8 == 0, "a multiple of 8, the side of the policy's cells")
-        for name in ("self_share", "negative_share", "warp_ramp"):
-            _check_share(f"data.{name}", getattr(self, name))
-        total = self.self_share + self.negative_share
-        _check("data.self_share + data.negative_share", total, total <= 1 + 1e-9, "1 or less")
-        _check("data.hold_back", self.hold_back, 0 <= self.hold_back < 1, "0 or more, and less than 1")
-
-    def _check_sources(self) -> None:
-        for name, weight in self.sets.items():
-            _check("data.sets", name, name in SET_NAMES, "one of " + ", ".join(SET_NAMES))
-            _check(f"data.sets.{name}", weight, 0 < weight < math.inf, "a weight above 0")
+        super().__post_init__()
+        if self.size % CELL:
+            refuse("data.size", self.size, f"a multiple of {CELL}, the side of the policy's cells")
+        if self.self_share + self.negative_share > 1 + 1e-9:
+            refuse("data.self_share + data.negative_share", self.self_share + self.negative_share, "1 or less")
         if self.root is not None and (self.scenes is not None or self.singles is not None):
             raise ValueError("data.root stands in for data.scenes and data.singles; give it or them")
+        for name in self.sets:
+            if name not in SET_NAMES:
+                refuse("data.sets", name, "one of " + ", ".join(SET_NAMES))
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings, group="model"):
     """Which network is trained, and from what.
 
     Attributes:
@@ -152,16 +143,20 @@ class ModelConfig:
     start: str | None = None
     encoder: str | None = None
     input_normalisation: InputNormalisation = "instance"
-    descriptor_dim: int | None = 256
-    desc_shares: tuple[int, ...] | None = None
+    descriptor_dim: Count | None = 256
+    desc_shares: tuple[Count, ...] | None = None
     interpolation: Interpolation = "hypercolumn"
 
     def __post_init__(self) -> None:
-        _check("model.name", self.name, self.name in ARCHITECTURES, "one of " + ", ".join(ARCHITECTURES))
+        super().__post_init__()
+        if self.name not in ARCHITECTURES:
+            refuse("model.name", self.name, "one of " + ", ".join(ARCHITECTURES))
         if self.start is not None and self.encoder is not None:
             raise ValueError("model.start has an encoder already; give it or model.encoder")
         if self.name != "vgg_hyper":
-            unused = [f.name for f in fields(self) if f.name not in ("name", "start") and _changed(self, f)]
+            unused = [
+                f.name for f in fields(self) if f.name not in ("name", "start") and getattr(self, f.name) != f.default
+            ]
             if unused:
                 raise ValueError(f"model.{unused[0]}: only vgg_hyper has this setting, model.name is {self.name}")
 
@@ -178,7 +173,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Settings, group="objective"):
     """The loss and its schedules.
 
     Penalties (`miss_penalty`, `outlier_reward`, `keypoint_penalty`) grow from 0 to their value over the first
@@ -224,54 +219,38 @@ class ObjectiveConfig:
     reward_type: RewardType = "inlier"
     padding_mode: PaddingMode = "ignore"
     selected_only: bool = False
-    miss_penalty: float = 0.0
-    outlier_reward: float | None = -0.1
-    keypoint_penalty: float = 0.0
-    baseline: float = 1.0
-    keypoint_share_start: float = 0.8
-    keypoint_share_end: float = 0.3
-    keypoint_share_weight: float = 10.0
-    penalty_ramp: float = 0.33
-    entropy_weight: float = 0.005
-    policy_weight: float = 1000.0
-    repeatability_weight: float = 1.5
-    repeatability_spread: float = 0.5
-    localisation_weight: float = 2.0
+    miss_penalty: Penalty = 0.0
+    outlier_reward: Penalty | None = -0.1
+    keypoint_penalty: Penalty = 0.0
+    baseline: NotNegative = 1.0
+    keypoint_share_start: Share = 0.8
+    keypoint_share_end: Share = 0.3
+    keypoint_share_weight: NotNegative = 10.0
+    penalty_ramp: Share = 0.33
+    entropy_weight: NotNegative = 0.005
+    policy_weight: NotNegative = 1000.0
+    repeatability_weight: NotNegative = 1.5
+    repeatability_spread: Positive = 0.5
+    localisation_weight: NotNegative = 2.0
     descriptor_loss: DescriptorLoss = "infonce"
-    descriptor_weight: float = 1.0
-    positive_margin: float = 0.3
-    negative_margin: float = 0.3
-    temperature: float = 0.05
-    exclusion_radius: float = 5.0
-    inlier_threshold: float = 1.5
-    inlier_threshold_extra: float = 0.0
-    inlier_threshold_decay: float = 0.0005
-    warp_threshold_start: float = 2.0
-    warp_threshold_end: float = 1.2
-    min_motion: float = 8.0
-    min_keypoints: int = 16
-    border: int = 16
-    ransac_iterations: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in ("miss_penalty", "keypoint_penalty"):
-            _check(f"objective.{name}", getattr(self, name), getattr(self, name) <= 0, "0 or less")
-        for name in ("keypoint_share_start", "keypoint_share_end", "penalty_ramp"):
-            _check_share(f"objective.{name}", getattr(self, name))
-        for name in (
-            "temperature",
-            "inlier_threshold",
-            "repeatability_spread",
-            "warp_threshold_start",
-            "warp_threshold_end",
-        ):
-            _check(f"objective.{name}", getattr(self, name), getattr(self, name) > 0, "more than 0")
-        for name in ("min_keypoints", "ransac_iterations"):
-            _check(f"objective.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
+    descriptor_weight: NotNegative = 1.0
+    positive_margin: Margin = 0.3
+    negative_margin: Margin = 0.3
+    temperature: Positive = 0.05
+    exclusion_radius: NotNegative = 5.0
+    inlier_threshold: Positive = 1.5
+    inlier_threshold_extra: NotNegative = 0.0
+    inlier_threshold_decay: NotNegative = 0.0005
+    warp_threshold_start: Positive = 2.0
+    warp_threshold_end: Positive = 1.2
+    min_motion: NotNegative = 8.0
+    min_keypoints: Count = 16
+    border: Natural = 16
+    ransac_iterations: Count = 1000
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings, group="optimizer"):
     """AdamW with a linear warm-up, a plateau and a linear decay over the last part of the run.
 
     Attributes:
@@ -285,25 +264,23 @@ class OptimizerConfig:
         ema_decay: of the moving average of the weights, which is what a run saves; 0 saves the weights themselves.
     """
 
-    lr: float = 1.5e-3
-    final_lr: float = 0.0
-    weight_decay: float = 1e-4
-    warmup_steps: int = 100
-    decay_share: float = 0.4
-    accumulate: int = 1
-    max_grad_norm: float | None = 5.0
-    ema_decay: float = 0.998
+    lr: Positive = 1.5e-3
+    final_lr: NotNegative = 0.0
+    weight_decay: NotNegative = 1e-4
+    warmup_steps: Natural = 100
+    decay_share: Share = 0.4
+    accumulate: Count = 1
+    max_grad_norm: Positive | None = 5.0
+    ema_decay: Annotated[float, Range(least=0, below=1)] = 0.998
 
     def __post_init__(self) -> None:
-        _check("optimizer.lr", self.lr, 0 < self.lr < math.inf, "more than 0")
-        _check("optimizer.final_lr", self.final_lr, 0 <= self.final_lr <= self.lr, "0 or more, at most lr")
-        _check("optimizer.accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
-        _check("optimizer.ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "0 or more, and less than 1")
-        _check_share("optimizer.decay_share", self.decay_share)
+        super().__post_init__()
+        if self.final_lr > self.lr:
+            refuse("optimizer.final_lr", self.final_lr, f"at most optimizer.lr, {self.lr}")
 
 
 @dataclass(frozen=True)
-class WatchConfig:
+class WatchConfig(Settings, group="watch"):
     """When a run is ended; scores are in percent, inlier ratios in 0..1.
 
     Attributes:
@@ -316,20 +293,15 @@ class WatchConfig:
         collapse_patience: a run ends when they have parted in so many validations in a row; 0 never.
     """
 
-    patience: int = 10
-    min_rise: float = 0.2
-    collapse_fall: float = 0.3
-    collapse_rise: float = 0.1
-    collapse_patience: int = 2
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            _check(f"watch.{f.name}", getattr(self, f.name), getattr(self, f.name) >= 0, "0 or more")
-        _check("watch.collapse_fall", self.collapse_fall, 0 < self.collapse_fall < 1, "above 0 and below 1")
+    patience: Natural = 10
+    min_rise: NotNegative = 0.2
+    collapse_fall: Annotated[float, Range(above=0, below=1)] = 0.3
+    collapse_rise: NotNegative = 0.1
+    collapse_patience: Natural = 2
 
 
 @dataclass(frozen=True)
-class ValidationConfig:
+class ValidationConfig(Settings, group="validation"):
     """What a run is validated with: annotated pairs if there are, else held-back photos of one's own, else IMW2020-val.
 
     Attributes:
@@ -340,18 +312,13 @@ class ValidationConfig:
     """
 
     pairs: Path | None = None
-    max_pairs: int | None = None
+    max_pairs: Count | None = None
     threshold: float | None = None
-    max_keypoints: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_pairs", "max_keypoints"):
-            value = getattr(self, name)
-            _check(f"validation.{name}", value, value is None or value >= 1, "1 or more")
+    max_keypoints: Count | None = None
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """A whole run; the defaults are the preset `compact`.
 
     Attributes:
@@ -384,24 +351,24 @@ class TrainConfig:
         watch: when the validation ends the run.
     """
 
-    project_name: str = "ripe"
-    name: str = "run"
+    project_name: Annotated[str, FolderName()] = "ripe"
+    name: Annotated[str, FolderName()] = "run"
     output: Path | None = None
     resume: str = "never"
-    steps: int = 3000
-    max_minutes: float | None = None
-    seed: int = 0
-    overfit_pairs: int | None = None
+    steps: Count = 3000
+    max_minutes: Positive | None = None
+    seed: Annotated[int, Range(0, 2**64 - 1)] = 0
+    overfit_pairs: Count | None = None
     accelerator: Accelerator = "auto"
-    devices: int = 1
-    num_nodes: int = 1
+    devices: Count = 1
+    num_nodes: Count = 1
     precision: Precision = "bf16-mixed"
     sync_batchnorm: bool = True
-    max_bad_steps: int = 10
-    checkpoint_interval: int = 100
-    keep_checkpoints: int = 3
-    log_interval: int = 10
-    val_interval: int = 500
+    max_bad_steps: Count = 10
+    checkpoint_interval: Count = 100
+    keep_checkpoints: Count = 3
+    log_interval: Count = 10
+    val_interval: Natural = 500
     wandb_mode: WandbMode = "disabled"
     tensorboard: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -412,13 +379,11 @@ class TrainConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
 
     def __post_init__(self) -> None:
-        least = {"max_bad_steps": 1, "steps": 1, "checkpoint_interval": 1, "keep_checkpoints": 1, "log_interval": 1}
-        for name, value in (least | {"val_interval": 0, "devices": 1, "num_nodes": 1}).items():
-            _check(name, getattr(self, name), getattr(self, name) >= value, f"{value} or more")
-        _check("overfit_pairs", self.overfit_pairs, self.overfit_pairs is None or self.overfit_pairs >= 1, "1 or more")
-        for name in ("project_name", "name"):
-            text = getattr(self, name)
-            _check(name, text, text not in ("", ".", "..") and "/" not in text, "the name of a folder")
+        super().__post_init__()
+        widest = (self.data.size - CELL) // 2
+        if self.objective.border > widest:
+            wanted = f"at most {widest} where data.size={self.data.size}, or no keypoint can be selected"
+            refuse("objective.border", self.objective.border, wanted)
 
     @property
     def folder(self) -> Path:
@@ -434,41 +399,12 @@ class TrainConfig:
                 key.
         """
         try:
-            return build(cls, values)
+            return cls.read(values)
         except KeyError as error:
             raise ValueError(unknown_setting(error.args[0])) from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionary that `from_dict` reads; paths as text."""
-        return plain(asdict(self))
-
-
-def flat_settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """All settings of a configuration by their full names, such as optimizer.lr."""
-    flat: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        flat |= flat_settings(value, f"{prefix}{f.name}.") if is_dataclass(value) else {f"{prefix}{f.name}": value}
-    return flat
 
 
 def unknown_setting(key: str) -> str:
     """The message on a setting that does not exist, with the name that was meant if one is near."""
-    known = list(flat_settings(TrainConfig()))
-    tails = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    near = difflib.get_close_matches(key, known, 1, 0.7)
-    near = near or [tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, 1, 0.7)]
-    return f"{key}: no such setting; " + (f"did you mean {near[0]}?" if near else "ripe train --options lists them")
-
-
-def _check(key: str, value: object, good: bool, wanted: str) -> None:
-    if not good:
-        refuse(key, value, wanted)
-
-
-def _check_share(key: str, value: float) -> None:
-    _check(key, value, 0 <= value <= 1, "a share, 0 to 1")
-
-
-def _changed(config: Any, setting: Any) -> bool:
-    return getattr(config, setting.name) != setting.default
+    near = nearest(key, list(TrainConfig().flat()))
+    return f"{key}: no such setting; " + (f"did you mean {near}?" if near else "ripe train --options lists them")

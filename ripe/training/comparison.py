@@ -15,6 +15,7 @@ from ripe.evaluation.report import SetReport
 from ripe.evaluation.report import markdown as results_table
 from ripe.files import replacing
 from ripe.pretrained import load
+from ripe.tables import markdown_table
 from ripe.training.validation import (
     EpipolarAgreement,
     KnownGeometry,
@@ -130,7 +131,9 @@ def markdown(
         "the training did not see. Self-made views differ by a plane's homography, which suits SIFT; real pairs tell "
         "more about your photos, but a share of agreeing matches says nothing of how many there are.",
         "",
-        *_table(["extractor", "score"], [[name, f"{mean_figure(found):.1f}"] for name, found in outcomes.items()]),
+        markdown_table(
+            ["extractor", "score"], [[name, f"{mean_figure(found):.1f}"] for name, found in outcomes.items()]
+        ),
         "",
     ]
     for index, measure in enumerate(validation.measures):
@@ -156,10 +159,6 @@ def _real_pairs(measure: EpipolarAgreement, outcomes: Mapping[str, Outcome]) -> 
         f"matches that agree with one fundamental matrix (PoseLib, {measure.max_error:g} px). A pair counts as 0 with "
         f"fewer than {measure.fewest_inliers} of these, or if they move by less than {measure.min_motion:g} px.",
         "",
-        *_table(["extractor", "agreeing share", "agreeing matches", "matches"], rows),
+        markdown_table(["extractor", "agreeing share", "agreeing matches", "matches"], rows),
         "",
     ]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]

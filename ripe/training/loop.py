@@ -17,7 +17,7 @@ from ripe.data.pairs import PairBatch
 from ripe.drawing import save_picture
 from ripe.objective.tally import Tally
 from ripe.pretrained import save_weights
-from ripe.recipe.config import TrainConfig, flat_settings
+from ripe.recipe.config import TrainConfig
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training.engine import Engine
 from ripe.training.loggers import Logger, open_loggers
@@ -161,7 +161,7 @@ class _Run:
             self._watch.load_state_dict(state["watch"])
 
     def _warn_of_changes(self, before: dict[str, Any]) -> None:
-        old, new = flat_settings(TrainConfig.from_dict(before)), flat_settings(self.config)
+        old, new = TrainConfig.from_dict(before).flat(), self.config.flat()
         changed = [
             f"{name} {old[name]} → {new[name]}" for name in new if name not in HARMLESS and old[name] != new[name]
         ]

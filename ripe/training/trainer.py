@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -204,7 +205,9 @@ class Trainer:
 
     def _generator(self, number: int, view: int) -> torch.Generator:
         """The source of randomness of one view, the same whichever process and batch it is in."""
-        return torch.Generator(self.engine.device).manual_seed((self.config.seed << 40) + 2 * number + view)
+        # Mixed, as a CPU's generator looks at the lower 32 bits of its seed alone.
+        mixed = np.random.SeedSequence([self.config.seed, number, view]).generate_state(1, np.uint64)
+        return torch.Generator(self.engine.device).manual_seed(int(mixed[0]))
 
     def _clip(self) -> float:
         limit = self.config.optimizer.max_grad_norm
