@@ -2,10 +2,18 @@
 
 Nothing here moves a pixel, so a warp that joins two views goes on joining them. All effects are drawn anew for each
 view. `strength` 0 changes nothing; 1 is as hard as a photo at night beside one at noon.
+
+kornia has some of these effects for batches of float tensors, drawn from the global generator; here views are uint8
+arrays in worker processes, and a pair's randomness is a function of its number.
 """
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
+
+Effect = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+"""From an H×W×3 float32 view of light in 0..1, a strength and a generator to such a view, not yet cut to 0..1."""
 
 # A view of a photo that keeps its structure: no effect may leave less than this spread of grey levels.
 LEAST_CONTRAST = 6.0
@@ -15,25 +23,14 @@ def change_light(image: np.ndarray, strength: float, rng: np.random.Generator) -
     """A differently lit, coloured and taken H×W×3 uint8 RGB view of the same scene.
 
     Effects follow the way of light: what the scene looks like (colours, season), how it is lit (shading, shadows,
-    night, lamps), what is in the air (haze, rain), and what the camera makes of it (tone curve, blur, noise, sharpening,
-    compression, grey).
+    night, lamps), what is in the air (haze, rain), and what the camera makes of it (tone curve, blur, noise,
+    sharpening, compression, grey).
     """
     if strength <= 0:
         return image
     strength *= rng.uniform(0.1, 1.0)
     light = image.astype(np.float32) / 255
-    for share, effect in (
-        (0.25, _mix_channels),
-        (0.25, _shift_hues),
-        (0.4, _shade),
-        (0.25, _cast_shadow),
-        (0.2, _night),
-        (0.15, _haze),
-        (0.08, _rain),
-        (0.8, _tone_curve),
-        (0.4, _colour_cast),
-        (0.05, _drawing),
-    ):
+    for share, effect in EFFECTS:
         if rng.random() < share:
             light = _kept_readable(effect(light, strength, rng), light)
     return _camera(light, strength, rng)
@@ -84,9 +81,9 @@ def _cast_shadow(light: np.ndarray, strength: float, rng: np.random.Generator) -
     """A shadow with an edge, sharp or soft, bluish as shadows under the sky are."""
     height, width = light.shape[:2]
     corners = (rng.uniform(-0.2, 1.2, (int(rng.integers(3, 6)), 2)) * [width, height]).astype(np.int32)
-    mask = np.zeros((height, width), np.float32)
-    cv2.fillPoly(mask, [cv2.convexHull(corners)], 1.0)
-    mask = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.7, 8)))[:, :, None]
+    sharp = np.zeros((height, width), np.float32)
+    cv2.fillPoly(sharp, [cv2.convexHull(corners)], 1.0)
+    mask = cv2.GaussianBlur(sharp, (0, 0), float(rng.uniform(0.7, 8)))[:, :, None]
     dark = np.exp(-strength * rng.uniform(0.3, 1.5)) * np.array([0.9, 1.0, 1.1], np.float32)
     return light * (1 - mask + mask * np.minimum(dark, 1).astype(np.float32))
 
@@ -101,7 +98,11 @@ def _night(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
         cx, cy = rng.uniform(0, width), rng.uniform(0, height)
         reach = width * np.exp(rng.uniform(np.log(0.05), np.log(0.5)))
         fall = cv2.exp(-((x - cx) ** 2 + (y - cy) ** 2) / np.float32(2 * reach**2))[:, :, None]
-        lit += fall * np.array([1.0, rng.uniform(0.6, 0.95), rng.uniform(0.3, 0.9)], np.float32) * np.float32(rng.uniform(0.3, 1.2))
+        lit += (
+            fall
+            * np.array([1.0, rng.uniform(0.6, 0.95), rng.uniform(0.3, 0.9)], np.float32)
+            * np.float32(rng.uniform(0.3, 1.2))
+        )
     return dark + strength * light * lit + 0.08 * strength * np.minimum(lit, 1.5)
 
 
@@ -162,7 +163,9 @@ def _camera(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     if kind < 0.25:
         light = cv2.GaussianBlur(light, (0, 0), rng.uniform(0.4, 0.4 + 1.4 * strength))
     elif kind < 0.4:
-        light = light + rng.uniform(0.3, 2.0) * strength * (light - cv2.GaussianBlur(light, (0, 0), rng.uniform(0.7, 2)))
+        light = light + rng.uniform(0.3, 2.0) * strength * (
+            light - cv2.GaussianBlur(light, (0, 0), rng.uniform(0.7, 2))
+        )
     if rng.random() < 0.45:
         light = light + _sensor_noise(light, strength, rng)
     image = np.clip(255 * light + 0.5, 0, 255).astype(np.uint8)
@@ -176,8 +179,23 @@ def _camera(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.
 def _sensor_noise(light: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Shot and read noise, grainy where a camera smooths it, in colour or not."""
     height, width = light.shape[:2]
-    noise = rng.standard_normal((height, width, 3 if rng.random() < 0.5 else 1), dtype=np.float32)
+    noise: np.ndarray = rng.standard_normal((height, width, 3 if rng.random() < 0.5 else 1), dtype=np.float32)
     if rng.random() < 0.3:
         noise = cv2.GaussianBlur(noise, (0, 0), 0.8).reshape(height, width, -1) * 2
     level = np.exp(rng.uniform(np.log(0.004), np.log(0.004 + 0.07 * strength)))
     return noise * np.float32(level) * (0.5 + np.sqrt(np.clip(light, 0, 1)))
+
+
+# How often each happens to a view, in the order in which light meets them.
+EFFECTS: tuple[tuple[float, Effect], ...] = (
+    (0.25, _mix_channels),
+    (0.25, _shift_hues),
+    (0.4, _shade),
+    (0.25, _cast_shadow),
+    (0.2, _night),
+    (0.15, _haze),
+    (0.08, _rain),
+    (0.8, _tone_curve),
+    (0.4, _colour_cast),
+    (0.05, _drawing),
+)

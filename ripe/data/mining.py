@@ -11,28 +11,30 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ripe.data.scenes import Scene
 from ripe.features import Features
 from ripe.files import replacing
+from ripe.geometry.homography import apply_homography
 from ripe.geometry.robust import estimate_geometry
 from ripe.matching import match
 
 MAX_EPIPOLAR_ERROR = 1.5
 MAX_TRANSFER_ERROR = 3.0
-# Inliers that chance does not give: two unrelated photos with 1024 keypoints have 23 on average, 36 in one of a hundred.
+# Inliers that chance does not give: two unrelated photos with 1024 keypoints have 23 on average, 36 in one of 100.
 CERTAIN = 45
 # With fewer than CERTAIN, both photos must have a certain pair with the same third one.
 SUPPORTED = 28
 # One homography joins two photos if it explains this share of the inliers of their epipolar geometry.
 PLANAR_SHARE = 0.85
 LEAST_PLANAR = 30
-# A camera stood still if this share of all inliers has not moved.
-STILL_SHARE = 0.5
-LEAST_STILL = 15
+# Photos joined by way of a third one must share this part of the first one.
+LEAST_OVERLAP = 0.3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class PhotoPair:
         matches: mutual nearest neighbours.
         inliers: of them that agree with one epipolar geometry.
         planar: of them that agree with one homography.
-        still: of them that have not moved by more than the homography's threshold.
+        size0: (width, height) of the first photo.
+        size1: (width, height) of the second one.
         homography: 3×3, pixels of the first photo to pixels of the second one; None unless one joins the photos.
     """
 
@@ -54,7 +57,8 @@ class PhotoPair:
     matches: int
     inliers: int
     planar: int
-    still: int
+    size0: tuple[int, int]
+    size1: tuple[int, int]
     homography: tuple[tuple[float, ...], ...] | None = None
 
     @property
@@ -76,9 +80,9 @@ def compare(names: tuple[str, str], features0: Features, features1: Features) ->
     planar = estimate_geometry("homography", *points, max_error=MAX_TRANSFER_ERROR, max_iterations=1000)
     inliers = max(epipolar.num_inliers, planar.num_inliers)
     joins = planar.num_inliers >= max(LEAST_PLANAR, PLANAR_SHARE * inliers)
-    still = int(((points[0] - points[1]).norm(dim=1) < MAX_TRANSFER_ERROR).sum())
     homography = _as_tuples(planar.model) if joins else None
-    return PhotoPair(*names, len(matches), inliers, planar.num_inliers, still, homography)
+    sizes = features0.image_size, features1.image_size
+    return PhotoPair(*names, len(matches), inliers, planar.num_inliers, *sizes, homography)
 
 
 def mine(
@@ -100,17 +104,16 @@ def mine(
 def choose(pairs: Sequence[PhotoPair], most_of_scene: int = 30) -> list[PhotoPair]:
     """The pairs to train on: those that overlap beyond doubt, at most `most_of_scene` of a scene, hard ones first.
 
-    A pair overlaps if it has more inliers than chance gives, or if both photos overlap with the same third one. In the
-    folder of a camera that stood still all pairs are joined by the identity, those too dark or too changed to match
-    included.
+    A pair overlaps if it has more inliers than chance gives, or if homographies join both photos to the same third
+    one (a camera that stood still, at another time of day): then it need not match at all. With some inliers it is
+    enough that both overlap with the same third one.
     """
     by_scene: dict[str, list[PhotoPair]] = defaultdict(list)
     for pair in pairs:
         by_scene[pair.scene].append(pair)
     chosen: list[PhotoPair] = []
     for each in by_scene.values():
-        good = _as_still(each) if _stood_still(each) else _overlapping(each)
-        chosen += sorted(good, key=lambda pair: pair.inlier_share)[:most_of_scene]
+        chosen += sorted(_overlapping(each), key=lambda pair: pair.inlier_share)[:most_of_scene]
     return chosen
 
 
@@ -130,36 +133,75 @@ def read_pairs(path: str | Path) -> list[PhotoPair]:
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [replace(PhotoPair(**row), homography=_as_tuples(row["homography"])) for row in rows]
+        return [_from_row(row) for row in rows]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: is no list of pairs as `ripe data mine` writes it ({error})") from error
 
 
-def _stood_still(pairs: list[PhotoPair]) -> bool:
-    still = [pair.still >= max(LEAST_STILL, STILL_SHARE * pair.inliers) for pair in pairs]
-    return sum(still) > len(pairs) / 2
+def _from_row(row: dict[str, Any]) -> PhotoPair:
+    pair = PhotoPair(**row)
+    homography = _as_tuples(pair.homography)
+    return replace(pair, size0=_as_size(pair.size0), size1=_as_size(pair.size1), homography=homography)
 
 
-def _as_still(pairs: list[PhotoPair]) -> list[PhotoPair]:
-    identity = _as_tuples(np.eye(3))
-    return [pair if pair.homography is not None else replace(pair, homography=identity) for pair in pairs]
+def _as_size(size: Sequence[int]) -> tuple[int, int]:
+    width, height = size
+    return int(width), int(height)
 
 
 def _overlapping(pairs: list[PhotoPair]) -> list[PhotoPair]:
-    certain = [pair for pair in pairs if pair.inliers >= CERTAIN or pair.homography is not None]
+    certain = {(pair.image0, pair.image1): pair for pair in pairs if pair.inliers >= CERTAIN or pair.homography}
     partners: dict[str, set[str]] = defaultdict(set)
-    for pair in certain:
-        partners[pair.image0].add(pair.image1)
-        partners[pair.image1].add(pair.image0)
-    known = {(pair.image0, pair.image1) for pair in certain}
-    supported = [
-        pair
-        for pair in pairs
-        if (pair.image0, pair.image1) not in known
-        and pair.inliers >= SUPPORTED
-        and partners[pair.image0] & partners[pair.image1]
+    for image0, image1 in certain:
+        partners[image0].add(image1)
+        partners[image1].add(image0)
+    links = _links(pairs)
+    found = []
+    for pair in pairs:
+        if (pair.image0, pair.image1) in certain:
+            found.append(pair)
+            continue
+        thirds = partners[pair.image0] & partners[pair.image1]
+        composed = _by_way_of(thirds, links, pair)
+        if composed is not None:
+            found.append(replace(pair, homography=composed))
+        elif thirds and pair.inliers >= SUPPORTED:
+            found.append(pair)
+    return found
+
+
+def _links(pairs: list[PhotoPair]) -> dict[tuple[str, str], tuple[int, np.ndarray]]:
+    """For each two photos that a homography joins, either way round: its inliers, and the homography."""
+    links = {}
+    for pair in pairs:
+        if pair.homography is not None:
+            there = np.array(pair.homography)
+            links[pair.image0, pair.image1] = pair.planar, there
+            links[pair.image1, pair.image0] = pair.planar, np.linalg.inv(there)
+    return links
+
+
+def _by_way_of(
+    thirds: set[str], links: dict[tuple[str, str], tuple[int, np.ndarray]], pair: PhotoPair
+) -> tuple[tuple[float, ...], ...] | None:
+    """The homography over the third photo that is joined best to both; None if the photos then hardly overlap."""
+    ways = [
+        (min(links[pair.image0, third][0], links[third, pair.image1][0]), third)
+        for third in sorted(thirds)
+        if (pair.image0, third) in links and (third, pair.image1) in links
     ]
-    return certain + supported
+    if not ways:
+        return None
+    third = max(ways)[1]
+    composed = links[third, pair.image1][1] @ links[pair.image0, third][1]
+    return _as_tuples(composed / composed[2, 2]) if _overlap(composed, pair) >= LEAST_OVERLAP else None
+
+
+def _overlap(homography: np.ndarray, pair: PhotoPair) -> float:
+    """Share of the first photo that lies in the second one."""
+    grid = np.stack(np.meshgrid(*(np.linspace(0, side - 1, 20) for side in pair.size0)), axis=-1).reshape(-1, 2)
+    landed = apply_homography(torch.from_numpy(homography), torch.from_numpy(grid)).numpy()
+    return float(((landed >= 0) & (landed <= np.array(pair.size1) - 1)).all(axis=1).mean())
 
 
 def _as_tuples(matrix: Tensor | np.ndarray | Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
