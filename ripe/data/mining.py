@@ -133,6 +133,8 @@ def read_pairs(path: str | Path) -> list[PhotoPair]:
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise ValueError("no list")
         return [_from_row(row) for row in rows]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: is no list of pairs as `ripe data mine` writes it ({error})") from error
