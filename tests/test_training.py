@@ -12,8 +12,9 @@ from batches import pair_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ripe.data.light import change_light
 from ripe.data.pairs import ScenePairs, collate
-from ripe.data.warps import photometric, render, self_pair, similarity
+from ripe.data.warps import render, self_pair, similarity
 from ripe.recipe.config import DataConfig, WarpConfig
 
 
@@ -80,10 +81,10 @@ def test_self_pairs_of_any_photo_overlap_as_promised(
 def test_photometric_changes_keep_shape_and_type() -> None:
     image = skimage.data.astronaut()[:64, :64]
     for seed in range(20):
-        changed = photometric(image, 1.0, np.random.default_rng(seed))
+        changed = change_light(image, 1.0, np.random.default_rng(seed))
         assert changed.shape == image.shape
         assert changed.dtype == np.uint8
-    assert np.array_equal(photometric(image, 0.0, np.random.default_rng(0)), image)
+    assert np.array_equal(change_light(image, 0.0, np.random.default_rng(0)), image)
 
 
 def test_pairs_depend_on_seed_and_number_alone(scenes: Path) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 EXAMPLES = """  ripe data check
   ripe data check disk-megadepth my_photos/
   ripe data download disk-megadepth
+  ripe data mine my_photos/ -o pairs.json
   ripe data download acdc --from rgb_anon_trainvaltest.zip
 
 Data sets are kept in $DATA_DIR, or in the folder data. docs/datasets.md says how each is laid out.
@@ -36,6 +37,16 @@ def add_parser(commands: Any) -> None:
     download.add_argument("name", metavar="NAME", help=names)
     download.add_argument("--from", dest="archive", type=Path, metavar="FILE", help="archive fetched by other means")
     download.set_defaults(run=run_download)
+
+    mine = chosen.add_parser("mine", help="find which photos of each scene's folder overlap, to train on these pairs")
+    mine.add_argument("folder", type=Path, metavar="FOLDER", help="folder of folders of photos, one for each scene")
+    mine.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="for data.pairs=FILE")
+    mine.add_argument(
+        "--most", type=options.positive, default=30, metavar="N", help="pairs of a scene at most, hard ones first (30)"
+    )
+    mine.add_argument("--all", action="store_true", help="write all pairs of photos that were compared, unchosen")
+    options.add_model_options(mine)
+    mine.set_defaults(run=run_mine)
 
     for action in (check, download):
         action.add_argument("--dir", type=Path, metavar="FOLDER", help="of the data sets ($DATA_DIR, or data)")
@@ -70,6 +81,28 @@ def run_download(arguments: argparse.Namespace) -> int:
         total = len(outcome.done) + len(outcome.failed)
         raise OSError(f"{len(outcome.failed)} of {total} items failed (see above); run the same again to fetch them")
     print(f"{place(key, arguments.dir)}: complete, {len(outcome.done)} item{'s' if len(outcome.done) > 1 else ''}")
+    return 0
+
+
+def run_mine(arguments: argparse.Namespace) -> int:
+    """Compare all photos of each scene and write the pairs that overlap."""
+    from tqdm.auto import tqdm
+
+    from ripe.data.mining import choose, mine, write_pairs
+    from ripe.data.own import read_scenes
+    from ripe.files import check_writable
+
+    check_writable(arguments.output)
+    scenes = read_scenes(arguments.folder)
+    model = options.load_model(arguments)
+    compared = mine(tqdm(scenes, unit="scene", disable=None), model, say=tqdm.write)
+    pairs = compared if arguments.all else choose(compared, arguments.most)
+    write_pairs(arguments.output, pairs)
+    joined = sum(pair.homography is not None for pair in pairs)
+    print(
+        f"{arguments.output}: {len(pairs)} of {len(compared)} pairs of photos of {len(scenes)} scenes, {joined} joined "
+        f"by a homography; train on them by data.pairs={arguments.output}"
+    )
     return 0
 
 

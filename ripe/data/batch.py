@@ -14,7 +14,7 @@ class PairBatch:
         images: 2P×3×S×S uint8 RGB; the P first views, then the P second ones. The networks normalise them.
         valid: 2P×S×S bool, False beyond the photo's border.
         positive: P bool, same scene or not.
-        H_0to1: P×3×3 float32, the warp of self-pairs; NaN for pairs of two photos.
+        H_0to1: P×3×3 float32, the warp of self-pairs and of photos that a known homography joins; NaN for others.
         skipped: files that could not be read and were replaced by others.
     """
 
@@ -29,10 +29,12 @@ class PairBatch:
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from where a GPU copies while it computes; PyTorch's loader asks for it."""
-        tensors = (part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1))
-        return type(self)(*tensors, self.skipped)
+        images, valid, positive, warps = (
+            part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1)
+        )
+        return type(self)(images, valid, positive, warps, self.skipped)
 
     @property
     def by_warp(self) -> Tensor:
-        """P bool, True for self-pairs: those whose warp is known."""
+        """P bool, True for the pairs whose warp is known: self-pairs, and photos that a known homography joins."""
         return self.H_0to1.isfinite().flatten(1).all(dim=1)

@@ -1,7 +1,13 @@
 """Photos of one's own: folders of scenes, flat folders, and the part of them that is kept to validate with."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from ripe.data.mining import PhotoPair
 from ripe.data.scenes import Scene, no_group, one_group, seeded
 from ripe.folders import may_hold_photos, photos_below, photos_in
 
@@ -38,6 +44,31 @@ def read_singles(folder: Path) -> list[Scene]:
     _check_folder(folder)
     names = photos_in(folder)
     return [no_group(SINGLES, folder, names)] if names else []
+
+
+def with_pairs(scenes: Sequence[Scene], pairs: Sequence[PhotoPair]) -> list[Scene]:
+    """The scenes with these pairs as their groups, and the homographies that are known; other photos stay alone.
+
+    Pairs of photos that no scene has (held back, say) are left out.
+    """
+    by_scene: dict[str, list[PhotoPair]] = defaultdict(list)
+    for pair in pairs:
+        by_scene[pair.scene].append(pair)
+    return [_joined(scene, by_scene[scene.name]) if len(scene.groups) else scene for scene in scenes]
+
+
+def _joined(scene: Scene, pairs: list[PhotoPair]) -> Scene:
+    numbers = {f"{scene.name}/{name}": index for index, name in enumerate(scene.names)}
+    there = [pair for pair in pairs if pair.image0 in numbers and pair.image1 in numbers]
+    groups = np.array([(numbers[pair.image0], numbers[pair.image1]) for pair in there], dtype=np.int64)
+    homographies = {}
+    for pair, (first, second) in zip(there, groups.tolist(), strict=True):
+        if pair.homography is not None:
+            homographies[first, second] = np.array(pair.homography)
+            homographies[second, first] = np.linalg.inv(homographies[first, second])
+    # Without a pair the scene's photos still are strangers to those of other scenes.
+    alone = np.arange(len(scene))[:, None]
+    return replace(scene, groups=groups if there else alone, homographies=homographies)
 
 
 def hold_back(photos: list[Scene], share: float, seed: int) -> tuple[list[Scene], list[Scene]]:

@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from ripe.data import own
 from ripe.data.batch import PairBatch
 from ripe.data.catalogue import OWN, SOURCES, check_trainable, how_to_get, locate
+from ripe.data.light import change_light
+from ripe.data.mining import read_pairs
 from ripe.data.mixture import Draw, Mixture
 from ripe.data.scenes import Scene
-from ripe.data.warps import View, crop_view, letterbox, photometric, self_pair
+from ripe.data.warps import View, crop_view, letterbox, self_pair
 from ripe.recipe.config import DataConfig, WarpConfig
 from ripe.recipe.schedule import warp_at
 
@@ -63,7 +65,8 @@ def split_own(config: DataConfig, seed: int) -> tuple[list[Scene], list[Scene]]:
         photos += own.read_scenes(config.scenes)
     if config.singles is not None:
         photos += own.read_singles(config.singles)
-    return own.hold_back(photos, config.hold_back, seed)
+    kept, held = own.hold_back(photos, config.hold_back, seed)
+    return (kept if config.pairs is None else own.with_pairs(kept, read_pairs(config.pairs))), held
 
 
 def _read_set(name: str, config: DataConfig, seed: int) -> list[Scene]:
@@ -151,8 +154,7 @@ class ScenePairs(Dataset):
 
     def _self_pair(self, photo: Draw, warp: WarpConfig, rng: np.random.Generator) -> _Pair:
         views = self_pair(photo.read(), self.config.size, warp, rng)
-        relative = views[1].homography @ np.linalg.inv(views[0].homography)
-        return _Pair(_change_light(views, warp.photometric, rng), True, relative / relative[2, 2])
+        return _Pair(_change_light(views, warp.photometric, rng), True, _between_views(views[0], np.eye(3), views[1]))
 
     def _two_photos(
         self, photos: tuple[Draw, Draw], positive: bool, warp: WarpConfig, rng: np.random.Generator
@@ -162,11 +164,19 @@ class ScenePairs(Dataset):
             first, second = (letterbox(photo.read(), self.config.size) for photo in photos)
             return _Pair((first, second), positive, unknown)
         first, second = (crop_view(photo.read(), self.config.size, warp, rng) for photo in photos)
-        return _Pair(_change_light((first, second), warp.photometric, rng), positive, unknown)
+        between = photos[0].scene.homographies.get((photos[0].index, photos[1].index)) if positive else None
+        known = unknown if between is None else _between_views(first, between, second)
+        return _Pair(_change_light((first, second), warp.photometric, rng), positive, known)
+
+
+def _between_views(first: View, between: np.ndarray, second: View) -> np.ndarray:
+    """Homography from view to view of two photos that `between` joins."""
+    relative = second.homography @ between @ np.linalg.inv(first.homography)
+    return relative / relative[2, 2]
 
 
 def _change_light(views: tuple[View, View], strength: float, rng: np.random.Generator) -> tuple[View, View]:
-    first, second = (View(photometric(v.image, strength, rng), v.valid, v.homography) for v in views)
+    first, second = (View(change_light(v.image, strength, rng), v.valid, v.homography) for v in views)
     return first, second
 
 

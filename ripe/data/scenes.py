@@ -1,7 +1,7 @@
 """Photos that show one scene, as every reader of a data set gives them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ class Scene:
             drawn from groups, so each group counts alike. Without groups (G = 0) nothing is known about the photos:
             they are for self-pairs alone.
         crop: (height, width) of the part from the top left that is used of each photo; None is all of it.
+        homographies: 3×3, pixels of one photo to pixels of another one, by their indices, where one is known.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Scene:
     names: Sequence[str]
     groups: np.ndarray
     crop: tuple[int, int] | None = None
+    homographies: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,4 +1,4 @@
-"""Views of a photo: random homographies, and the changes of light and quality that cameras make.
+"""Views of a photo through random homographies.
 
 A self-pair is two views of one photo; the homography between them is known, and the label "same scene" is true by
 construction.
@@ -108,29 +108,6 @@ def letterbox(photo: np.ndarray, size: int) -> View:
     return View(image, valid, homography)
 
 
-def photometric(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Random exposure, colour, shading, blur, noise and JPEG artefacts on an S×S×3 uint8 image."""
-    if strength <= 0:
-        return image
-    levels = np.linspace(0, 1, 256)[:, None] ** np.exp(strength * rng.uniform(-0.6, 0.6))
-    gains = np.exp(strength * (rng.uniform(-0.3, 0.3) + rng.uniform(-0.12, 0.12, 3)))
-    table = np.clip(255 * (levels * gains + strength * rng.uniform(-0.12, 0.12)), 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, np.ascontiguousarray(table[:, None, :]))
-    if rng.random() < 0.2:
-        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
-    if rng.random() < 0.3:
-        image = _shade(image, strength, rng)
-    if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.4 + 1.2 * strength))
-    if rng.random() < 0.4:
-        noise = rng.normal(0, rng.uniform(1, 1 + 10 * strength), image.shape[:2])[:, :, None]
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    if rng.random() < 0.3:
-        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])[1]
-        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
-    return image
-
-
 def _draw_views(
     photo: np.ndarray, size: int, config: WarpConfig, rng: np.random.Generator, motion: float
 ) -> tuple[View, View]:
@@ -179,9 +156,3 @@ def _overlap(first: View, second: View) -> float:
     size = second.valid.shape[0]
     seen = cv2.warpPerspective(first.valid.astype(np.uint8), relative, (size, size), flags=cv2.INTER_NEAREST)
     return float((seen.astype(bool) & second.valid).mean())
-
-
-def _shade(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    coarse = np.exp(strength * rng.uniform(-0.7, 0.7, (4, 4))).astype(np.float32)
-    field = cv2.resize(coarse, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    return np.clip(image * field[:, :, None], 0, 255).astype(np.uint8)

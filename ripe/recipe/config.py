@@ -45,7 +45,7 @@ class WarpConfig(Settings, group="data.warp"):
         max_scale_ratio: largest ratio of the two views' magnifications.
         perspective: how far the corners of a view move, in half sides of the view; from 0.5 on, views could fold.
         min_overlap: share of the second view that the first one shows as well, at least.
-        photometric: strength of the changes of exposure, colour, blur, noise and compression; 0 is none.
+        photometric: strength of the changes of light, weather, season, age and camera; 0 is none.
     """
 
     rotation_deg: Annotated[float, Range(0, 180)] = 45.0
@@ -89,6 +89,7 @@ class DataConfig(Settings, group="data"):
         root: folder of one's own photos: each of its folders is a scene, loose photos are for self-pairs alone.
         scenes: instead of `root`: folder of folders, one for each scene.
         singles: instead of `root`: flat folder of photos for self-pairs alone.
+        pairs: which photos of a scene overlap, as `ripe data mine` found; any two if None.
         hold_back: share of one's own photos that is kept out of training, to validate with.
         view: "crop" is random crops and warps; "letterbox" the whole photo, its longer side `size`, zero-padded.
         size: side of the square views, pixels.
@@ -106,6 +107,7 @@ class DataConfig(Settings, group="data"):
     root: Path | None = None
     scenes: Path | None = None
     singles: Path | None = None
+    pairs: Path | None = None
     hold_back: Annotated[float, Range(least=0, below=1)] = 0.1
     view: ViewKind = "crop"
     size: Annotated[int, Range(least=16)] = 320

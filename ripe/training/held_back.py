@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.data.warps import photometric, self_pair
+from ripe.data.light import change_light
+from ripe.data.warps import self_pair
 from ripe.drawing import save_picture
 from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_annotated
 from ripe.evaluation.pair_sets import PairSet
@@ -118,7 +119,7 @@ def _make_pair(photo: Path, warp: WarpConfig, rng: np.random.Generator) -> _View
     if len(points[0]) < FEWEST_POINTS:
         raise ValueError(f"{photo}: two views of it hardly overlap")
     light = LIGHT * warp.photometric
-    return _ViewPair((photometric(first.image, light, rng), photometric(second.image, light, rng)), *points)
+    return _ViewPair((change_light(first.image, light, rng), change_light(second.image, light, rng)), *points)
 
 
 def _shared_points(homography: Tensor, valid0: np.ndarray, valid1: np.ndarray) -> tuple[Tensor, Tensor]:
