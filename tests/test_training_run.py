@@ -27,9 +27,9 @@ import ripe
 from ripe.data.feed import Feed, RunStoppedError, pair_numbers
 from ripe.model import RIPE
 from ripe.recipe.config import DataConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, WarpConfig
-from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training import engine as engine_module
 from ripe.training import loop
+from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training.command import run
 from ripe.training.engine import Engine, layout, resolve_precision
 from ripe.training.loggers import FIGURES
@@ -136,7 +136,7 @@ def test_the_policys_draws_depend_on_the_seed(scenes: Path, tmp_path: Path) -> N
 def test_a_run_killed_at_random_moments_loses_nothing(whole: TrainConfig, tmp_path: Path) -> None:
     """Killed by SIGKILL twice and by SIGTERM once, each at a random moment, and resumed each time."""
     seed = int(os.environ.get("RIPE_TEST_SEED", random.randrange(10**6)))
-    print(f"moments by RIPE_TEST_SEED={seed}")  # pytest shows it where the test fails
+    sys.stdout.write(f"moments by RIPE_TEST_SEED={seed}\n")  # pytest shows it where the test fails
     moments = random.Random(seed)
     config = replace(whole, output=tmp_path / "killed")
     line = [sys.executable, *command(config, "resume=auto")]

@@ -6,7 +6,7 @@ uninterrupted one would have seen, whatever the number of worker processes.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Self
 
 import cv2
@@ -52,8 +52,8 @@ class PairBatch:
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from where a GPU copies while it computes; PyTorch's loader asks for it."""
-        tensors = {f.name: part.pin_memory() for f in fields(self) if isinstance(part := getattr(self, f.name), Tensor)}
-        return replace(self, **tensors)
+        tensors = (part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1))
+        return type(self)(*tensors, skipped=self.skipped)
 
     @property
     def by_warp(self) -> Tensor:
