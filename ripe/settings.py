@@ -60,8 +60,8 @@ class FolderName:
 Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(least=0)]
-Count = Annotated[int, Range(least=1)]
-Natural = Annotated[int, Range(least=0)]
+AtLeastOne = Annotated[int, Range(least=1)]
+AtLeastZero = Annotated[int, Range(least=0)]
 
 
 class Settings:

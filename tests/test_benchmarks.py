@@ -248,7 +248,7 @@ def test_bad_annotations_are_named(tmp_path, message):
     folder = write_annotated(tmp_path) / "homography"
     edit(folder, BAD_PAIRS[message])
     with pytest.raises(ValueError, match=message):
-        annotated.read_pairs(folder)
+        annotated.read_annotated(folder)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_bad_cameras_are_named(tmp_path, change, message):
     folder = write_annotated(tmp_path) / "pose"
     edit(folder, lambda content: content["pairs"][0].update(change))
     with pytest.raises(ValueError, match=f"pair 0: .*{message}"):
-        annotated.read_pairs(folder)
+        annotated.read_annotated(folder)
 
 
 def test_missing_things_are_named(tmp_path):
@@ -270,16 +270,16 @@ def test_missing_things_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"empty: holds no pairs\.json"):
         annotated.read(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match=r"pairs\.json: no such file"):
-        annotated.read_pairs(tmp_path / "empty")
+        annotated.read_annotated(tmp_path / "empty")
     (root / "homography" / "turn_0.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"turn_0\.png: no such file"):
         annotated.read(root)
     (root / "pose" / "pairs.json").write_text("{")
     with pytest.raises(ValueError, match=r"pairs\.json: not valid JSON"):
-        annotated.read_pairs(root / "pose")
+        annotated.read_annotated(root / "pose")
     write_pairs(root / "pose", [], "pose")
     with pytest.raises(ValueError, match="lists no pairs"):
-        annotated.read_pairs(root / "pose")
+        annotated.read_annotated(root / "pose")
 
 
 def test_a_set_is_known_by_its_photos(tmp_path):

@@ -22,8 +22,8 @@ from PIL import Image
 import ripe
 from ripe.cli import main
 from ripe.demo import intake, outputs
-from ripe.demo.intake import read_photo
-from ripe.demo.pipeline import LONG_SIDE, Pipeline, Settings
+from ripe.demo.intake import read_upload
+from ripe.demo.pipeline import LONG_SIDE, DemoSettings, Pipeline
 from ripe.drawing import GREEN, RED
 
 
@@ -70,7 +70,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_files_that_are_no_photos_are_refused_in_plain_words(hostile: Path, name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(REFUSED[name])) as refusal:
-        read_photo(hostile / name)
+        read_upload(hostile / name)
     assert str(refusal.value).startswith(f"{name}: ")
     assert "\n" not in str(refusal.value)
 
@@ -79,17 +79,17 @@ def test_files_beyond_the_size_limit_are_refused_unread(tmp_path: Path, monkeypa
     monkeypatch.setattr(intake, "MAX_FILE_BYTES", 2_000_000)
     (tmp_path / "big.jpg").write_bytes(bytes(3_000_000))
     with pytest.raises(ValueError, match=r"^big.jpg: 3 MB; files may have 2 MB at most$"):
-        read_photo(tmp_path / "big.jpg")
+        read_upload(tmp_path / "big.jpg")
 
 
 def test_cmyk_is_converted_and_16_bits_are_kept(tmp_path: Path, photos: list[Path]) -> None:
     with Image.open(photos[0]) as photo:
         photo.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
         rgb = np.asarray(photo)
-    assert np.abs(read_photo(tmp_path / "cmyk.jpg").astype(int) - rgb).mean() < 6
+    assert np.abs(read_upload(tmp_path / "cmyk.jpg").astype(int) - rgb).mean() < 6
     ramp = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40) * 40
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    read = read_photo(tmp_path / "deep.png")
+    read = read_upload(tmp_path / "deep.png")
     assert read.dtype == np.uint16
     assert (read == ramp[:, :, None]).all()
 
@@ -109,16 +109,16 @@ def network_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture
-def settings(random_weights: Path) -> Settings:
-    return Settings(model=str(random_weights), max_keypoints=300)
+def settings(random_weights: Path) -> DemoSettings:
+    return DemoSettings(model=str(random_weights), max_keypoints=300)
 
 
-def changed(settings: Settings, **values: object) -> Settings:
-    return Settings(**{**vars(settings), **values})
+def changed(settings: DemoSettings, **values: object) -> DemoSettings:
+    return DemoSettings(**{**vars(settings), **values})
 
 
 def test_only_what_a_setting_changes_is_computed_again(
-    photos: list[Path], settings: Settings, network_calls: list[tuple[int, ...]], tmp_path: Path
+    photos: list[Path], settings: DemoSettings, network_calls: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
     pipeline = Pipeline("cpu")
     first = pipeline.run(*photos, settings)
@@ -143,7 +143,7 @@ def test_only_what_a_setting_changes_is_computed_again(
     assert len(network_calls) == 6
 
 
-def test_what_is_kept_is_what_a_fresh_run_finds(photos: list[Path], settings: Settings) -> None:
+def test_what_is_kept_is_what_a_fresh_run_finds(photos: list[Path], settings: DemoSettings) -> None:
     kept = Pipeline("cpu")
     kept.run(*photos, settings)
     asked = changed(settings, inlier_threshold=3.0)
@@ -154,7 +154,7 @@ def test_what_is_kept_is_what_a_fresh_run_finds(photos: list[Path], settings: Se
 
 
 def test_large_photos_are_shrunk_for_the_network_and_keypoints_stay_in_their_pixels(
-    tmp_path: Path, photos: list[Path], settings: Settings, network_calls: list[tuple[int, ...]]
+    tmp_path: Path, photos: list[Path], settings: DemoSettings, network_calls: list[tuple[int, ...]]
 ) -> None:
     with Image.open(photos[0]) as photo:
         photo.resize((2000, 1000)).save(tmp_path / "large.jpg")
@@ -166,7 +166,9 @@ def test_large_photos_are_shrunk_for_the_network_and_keypoints_stay_in_their_pix
     assert torch.allclose((shown + 0.5) * 1.25, view.features.keypoints + 0.5, atol=1e-3)
 
 
-def test_a_refused_photo_leaves_the_pipeline_as_it_was(photos: list[Path], settings: Settings, hostile: Path) -> None:
+def test_a_refused_photo_leaves_the_pipeline_as_it_was(
+    photos: list[Path], settings: DemoSettings, hostile: Path
+) -> None:
     pipeline = Pipeline("cpu")
     for name in REFUSED:
         with pytest.raises(ValueError, match=name):
@@ -180,7 +182,7 @@ def test_a_refused_photo_leaves_the_pipeline_as_it_was(photos: list[Path], setti
     assert len(pipeline.run(*photos, settings).matches) > 0
 
 
-def test_requests_of_several_threads_do_not_mix(photos: list[Path], settings: Settings) -> None:
+def test_requests_of_several_threads_do_not_mix(photos: list[Path], settings: DemoSettings) -> None:
     pipeline = Pipeline("cpu")
     counts: dict[int, int] = {}
 
@@ -199,7 +201,7 @@ def count_pixels(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((np.abs(picture.astype(int) - colour).max(axis=2) < 60).sum())
 
 
-def test_pictures_figures_and_files(photos: list[Path], settings: Settings, tmp_path: Path) -> None:
+def test_pictures_figures_and_files(photos: list[Path], settings: DemoSettings, tmp_path: Path) -> None:
     result = Pipeline("cpu").run(*photos, settings)
     keypoints, everything, inliers = outputs.pictures(result)
     assert keypoints.shape == everything.shape == inliers.shape
@@ -226,7 +228,7 @@ def test_pictures_figures_and_files(photos: list[Path], settings: Settings, tmp_
 
 
 def test_the_same_photo_twice_and_photos_without_keypoints(
-    photos: list[Path], settings: Settings, tmp_path: Path
+    photos: list[Path], settings: DemoSettings, tmp_path: Path
 ) -> None:
     twice = Pipeline("cpu").run(photos[0], photos[0], settings)
     paths = outputs.write_files(twice, outputs.pictures(twice)[2], tmp_path)

@@ -30,7 +30,7 @@ from ripe.recipe.config import DataConfig, ObjectiveConfig, OptimizerConfig, Tra
 from ripe.training import engine as engine_module
 from ripe.training import loop
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
-from ripe.training.command import run
+from ripe.training.command import run_training
 from ripe.training.engine import Engine, layout, resolve_precision
 from ripe.training.loggers import FIGURES
 from ripe.training.loop import train
@@ -496,7 +496,7 @@ def test_a_run_that_is_refused_has_written_nothing(tmp_path: Path, left: str) ->
         (config.folder / name).write_text("of the run before")
     before = contents(config.folder)
     with pytest.raises(FileExistsError, match="holds a run already"):
-        run(config, Progress(config))
+        run_training(config, Progress(config))
     assert contents(config.folder) == before
 
 

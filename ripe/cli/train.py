@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(config.to_dict(), indent=1))
         return 0
     from ripe.data.feed import RunStoppedError
-    from ripe.training.command import run as run_training
+    from ripe.training.command import run_training
     from ripe.training.progress import Progress
 
     progress = Progress(config)

@@ -25,14 +25,14 @@ RECORDS = ".downloaded"
 
 
 @dataclass
-class Outcome:
+class Fetched:
     """What became of a download: names of items that are in place, and messages of those that failed."""
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
 
-def download(name: str, root: Path | None = None, archive: Path | None = None, say: Say = logger.info) -> Outcome:
+def download(name: str, root: Path | None = None, archive: Path | None = None, say: Say = logger.info) -> Fetched:
     """Bring a data set to its place, or what is missing of it.
 
     Args:
@@ -50,7 +50,7 @@ def download(name: str, root: Path | None = None, archive: Path | None = None, s
         if source.kind == "index":
             raise ValueError(f"{name}: is made of many archives; unpack them as {source.url} says")
         unpack(archive, folder, below(archive, source.holds))
-        return Outcome(done=[archive.name])
+        return Fetched(done=[archive.name])
     if source.kind == "form":
         raise ValueError(f"{name}: cannot be downloaded by a program; {how_to_get(name, root)}")
     if source.kind == "archive":
@@ -131,9 +131,9 @@ def _links(text: str, page: str, base: str) -> Iterator[str]:
             yield unquote(address.removeprefix(base))
 
 
-def _each(items: list, fetch: Callable, say: Say) -> Outcome:
+def _each(items: list, fetch: Callable, say: Say) -> Fetched:
     """Fetch item after item; one that fails is noted, and the others are fetched all the same."""
-    outcome = Outcome()
+    outcome = Fetched()
     for number, item in enumerate(items, 1):
         try:
             news = fetch(item)

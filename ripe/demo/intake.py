@@ -18,7 +18,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 
 
-def read_photo(path: str | Path) -> np.ndarray:
+def read_upload(path: str | Path) -> np.ndarray:
     """An untrusted photo as H×W×3 RGB, uint8 or uint16.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ripe import files
-from ripe.demo.pipeline import LONG_SIDE, Result
+from ripe.demo.pipeline import LONG_SIDE, MatchedPhotos
 from ripe.drawing import GAP, draw_keypoints, draw_matches, save_picture
 from ripe.storage import FeatureFile, MatchFile
 
@@ -13,7 +13,7 @@ STAGES = ("load", "read", "extract", "match", "geometry")
 MAX_WIDTH = 2 * LONG_SIDE + GAP  # so that no pixel that the network saw is lost
 
 
-def pictures(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pictures(result: MatchedPhotos) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Keypoints; all matches, those against the geometry in red; inlier matches. Each H×W×3 uint8 RGB."""
     images = [view.shown.float() / 255 for view in result.views]
     keypoints = [view.on_shown(view.features.keypoints) for view in result.views]
@@ -26,7 +26,7 @@ def pictures(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def figures(result: Result) -> list[tuple[str, str]]:
+def figures(result: MatchedPhotos) -> list[tuple[str, str]]:
     """Names and values of what is counted and timed."""
     counts = [len(view.features) for view in result.views]
     inliers, matches = result.geometry.num_inliers, len(result.matches)
@@ -44,7 +44,7 @@ def figures(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def write_files(result: Result, picture: np.ndarray, folder: Path) -> list[Path]:
+def write_files(result: MatchedPhotos, picture: np.ndarray, folder: Path) -> list[Path]:
     """Write the picture, the JSON of `ripe match --json`, and hloc's feature and match files into a folder."""
     paths = [folder / name for name in ("matches.png", "matches.json", "features.h5", "matches.h5")]
     save_picture(picture, paths[0])

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ripe.demo import intake, outputs
-from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, Pipeline, Result, Settings
+from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, DemoSettings, MatchedPhotos, Pipeline
 
 QUEUE_LENGTH = 16
 KEEP_SECONDS = 3600
@@ -113,7 +113,7 @@ class _Answer:
             raise gr.Error("Give two photos.", print_exception=False)
         model, keypoints, threshold, geometry, inlier = choices
         try:
-            settings = Settings(self._models[model], int(keypoints), _number(threshold), geometry, float(inlier))
+            settings = DemoSettings(self._models[model], int(keypoints), _number(threshold), geometry, float(inlier))
             result = self._pipeline.run(photo0, photo1, settings)
         except (ValueError, OSError) as error:
             raise gr.Error(" ".join(str(error).splitlines()), print_exception=False) from error
@@ -128,7 +128,7 @@ class _Answer:
             return [gr.skip()] * 5
         return self.match(photo0, photo1, *choices)
 
-    def files(self, result: Result | None) -> list[str] | None:
+    def files(self, result: MatchedPhotos | None) -> list[str] | None:
         """The files to download."""
         if result is None:
             return None
@@ -162,7 +162,7 @@ def _picture(name: str) -> gr.Image:
     )
 
 
-def _table(result: Result) -> str:
+def _table(result: MatchedPhotos) -> str:
     names, values = zip(*outputs.figures(result), strict=True)
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n| {' | '.join(values)} |"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ripe import two_views
-from ripe.demo.intake import read_photo
+from ripe.demo.intake import read_upload
 from ripe.features import Features, Matches, TwoViewGeometry
 from ripe.images import as_rgb, fit_long_side, rescale_keypoints, resize
 from ripe.matching import match
@@ -29,7 +29,7 @@ GEOMETRIES = tuple(kind for kind in two_views.INLIER_THRESHOLDS if kind != "none
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSettings:
     """What a visitor chooses.
 
     Attributes:
@@ -48,7 +48,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class View:
+class ShownPhoto:
     """One photo and what was found in it.
 
     Attributes:
@@ -68,7 +68,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Result:
+class MatchedPhotos:
     """The answer to a request.
 
     Attributes:
@@ -80,9 +80,9 @@ class Result:
         milliseconds: of the stages that ran for this request; kept results cost nothing and are not named.
     """
 
-    settings: Settings
+    settings: DemoSettings
     threshold: float
-    views: tuple[View, View]
+    views: tuple[ShownPhoto, ShownPhoto]
     matches: Matches
     geometry: TwoViewGeometry
     milliseconds: dict[str, float]
@@ -139,7 +139,7 @@ class Pipeline:
         self._matches: Kept[Matches] = Kept("match", KEPT_PAIRS)
         self._geometries: Kept[TwoViewGeometry] = Kept("geometry", 8 * KEPT_PAIRS)
 
-    def run(self, path0: str | Path, path1: str | Path, settings: Settings) -> Result:
+    def run(self, path0: str | Path, path1: str | Path, settings: DemoSettings) -> MatchedPhotos:
         """Match two photo files.
 
         Raises:
@@ -156,13 +156,13 @@ class Pipeline:
             points = matches.points(view0.features, view1.features)
             geometry = self._geometries.get((key0, key1, fitting), watch, lambda: _fit(fitting, points))
         threshold = model.detection.threshold if settings.threshold is None else settings.threshold
-        return Result(settings, threshold, (view0, view1), matches, geometry, watch.milliseconds)
+        return MatchedPhotos(settings, threshold, (view0, view1), matches, geometry, watch.milliseconds)
 
     def _view(
         self, path: Path, model: RIPE, asked: tuple[str, int, float | None], watch: two_views.Stopwatch
-    ) -> tuple[Hashable, View]:
+    ) -> tuple[Hashable, ShownPhoto]:
         """A photo's view, and the key of its features."""
-        photo = functools.cache(lambda: as_rgb(read_photo(path)))  # decoded once, and only where something is missing
+        photo = functools.cache(lambda: as_rgb(read_upload(path)))  # decoded once, and only where something is missing
         content = _digest(path)
         shown = self._shown.get(content, watch, lambda: _shrink(photo()))
         key = (content, *asked)
@@ -174,10 +174,10 @@ class Pipeline:
             return found[0].to("cpu")
 
         features = self._features.get(key, watch, extract)
-        return key, View(path.name, shown, features)
+        return key, ShownPhoto(path.name, shown, features)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: DemoSettings) -> None:
     if settings.geometry not in GEOMETRIES:
         raise ValueError(f"geometry is {settings.geometry!r}; give {' or '.join(GEOMETRIES)}")
     if not 1 <= settings.max_keypoints <= MAX_KEYPOINTS:

@@ -22,7 +22,7 @@ class PairMatches(NamedTuple):
 
 
 @torch.no_grad()
-def match(pair: SampledPair, min_keypoints: int) -> Tensor:
+def match_chosen(pair: SampledPair, min_keypoints: int) -> Tensor:
     """Mutual nearest neighbours of the chosen cells' descriptors, K×2 int64 cells; none with too few keypoints."""
     cells0, cells1 = (view.chosen.nonzero()[:, 0] for view in pair.views)
     if min(len(cells0), len(cells1)) < min_keypoints:

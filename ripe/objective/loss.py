@@ -21,10 +21,10 @@ from torch import Tensor
 from ripe.data.pairs import PairBatch
 from ripe.objective.cells import to_cells
 from ripe.objective.contrastive import descriptor_loss, warp_descriptor_loss
-from ripe.objective.judging import PairMatches, judge, match
+from ripe.objective.judging import PairMatches, judge, match_chosen
 from ripe.objective.policy import grid_entries, keypoint_cost, policy_loss, reward_baseline, share_cost
 from ripe.objective.rewards import reward
-from ripe.objective.sampling import PolicyOutput, SampledPair, pairs_of
+from ripe.objective.sampling import PolicyOutput, SampledPair, split_pairs
 from ripe.objective.self_pairs import localisation, repeatability
 from ripe.objective.tally import Tally
 from ripe.recipe.config import ObjectiveConfig
@@ -105,12 +105,12 @@ def compute_loss(
     """
     totals = count_totals([batch], config) if totals is None else totals
     part = len(batch) / totals.pairs
-    pairs = pairs_of(output, batch, config.padding_mode)
+    pairs = split_pairs(output, batch, config.padding_mode)
 
     started = time.perf_counter()
     verdicts: dict[int, Callable[[], PairMatches]] = {}
     for p in sorted(range(len(pairs)), key=lambda p: pairs[p].warp is not None):  # first those that RANSAC has to judge
-        found = match(pairs[p], config.min_keypoints)
+        found = match_chosen(pairs[p], config.min_keypoints)
         verdicts[p] = judge(pairs[p], found, config, now, seeds[p], executor)
     begun = time.perf_counter()
     by_warp = [warp_descriptor_loss(pair, config) for pair in pairs]  # needs no verdict, while RANSAC runs

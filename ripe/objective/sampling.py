@@ -69,7 +69,7 @@ class SampledPair(NamedTuple):
         return "negative" if not self.positive else "real" if self.warp is None else "self"
 
 
-def pairs_of(output: PolicyOutput, batch: PairBatch, padding_mode: PaddingMode) -> list[SampledPair]:
+def split_pairs(output: PolicyOutput, batch: PairBatch, padding_mode: PaddingMode) -> list[SampledPair]:
     """What the policy made of a batch, pair by pair."""
     samples = output.samples
     chosen = samples.selected & samples.inside if padding_mode == "ignore" else samples.selected

@@ -5,8 +5,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from ripe.networks.vgg import Interpolation
 from ripe.pretrained import ARCHITECTURES
-from ripe.settings import Count, FolderName, Natural, NotNegative, Positive, Range, Settings, Share, nearest, refuse
+from ripe.settings import (
+    AtLeastOne,
+    AtLeastZero,
+    FolderName,
+    NotNegative,
+    Positive,
+    Range,
+    Settings,
+    Share,
+    nearest,
+    refuse,
+)
 
 # The side of the policy's cells, pixels.
 CELL = 8
@@ -18,7 +30,6 @@ Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 DescriptorLoss = Literal["margin", "infonce"]
 InputNormalisation = Literal["instance", "imagenet"]
-Interpolation = Literal["hypercolumn", "interpolate_sparse2D"]
 WandbMode = Literal["online", "offline", "disabled"]
 Penalty = Annotated[float, Range(most=0)]
 Margin = Annotated[float, Range(0, 2)]
@@ -100,11 +111,11 @@ class DataConfig(Settings, group="data"):
     hold_back: Annotated[float, Range(least=0, below=1)] = 0.1
     view: ViewKind = "crop"
     size: Annotated[int, Range(least=16)] = 320
-    pairs_per_step: Count = 6
+    pairs_per_step: AtLeastOne = 6
     self_share: Share = 0.6
     negative_share: Share = 0.1
-    max_scene_size: Count = 10_000
-    workers: Natural = 1
+    max_scene_size: AtLeastOne = 10_000
+    workers: AtLeastZero = 1
     warp: WarpConfig = field(default_factory=WarpConfig)
     warp_ramp: Share = 0.33
 
@@ -137,8 +148,8 @@ class ModelConfig(Settings, group="model"):
     start: str | None = None
     encoder: str | None = None
     input_normalisation: InputNormalisation = "instance"
-    descriptor_dim: Count | None = 256
-    desc_shares: tuple[Count, ...] | None = None
+    descriptor_dim: AtLeastOne | None = 256
+    desc_shares: tuple[AtLeastOne, ...] | None = None
     interpolation: Interpolation = "hypercolumn"
 
     def __post_init__(self) -> None:
@@ -238,9 +249,9 @@ class ObjectiveConfig(Settings, group="objective"):
     warp_threshold_start: Positive = 2.0
     warp_threshold_end: Positive = 1.2
     min_motion: NotNegative = 8.0
-    min_keypoints: Count = 16
-    border: Natural = 16
-    ransac_iterations: Count = 1000
+    min_keypoints: AtLeastOne = 16
+    border: AtLeastZero = 16
+    ransac_iterations: AtLeastOne = 1000
 
 
 @dataclass(frozen=True)
@@ -261,9 +272,9 @@ class OptimizerConfig(Settings, group="optimizer"):
     lr: Positive = 1.5e-3
     final_lr: NotNegative = 0.0
     weight_decay: NotNegative = 1e-4
-    warmup_steps: Natural = 100
+    warmup_steps: AtLeastZero = 100
     decay_share: Share = 0.4
-    accumulate: Count = 1
+    accumulate: AtLeastOne = 1
     max_grad_norm: Positive | None = 5.0
     ema_decay: Annotated[float, Range(least=0, below=1)] = 0.998
 
@@ -287,11 +298,11 @@ class WatchConfig(Settings, group="watch"):
         collapse_patience: a run ends when they have parted in so many validations in a row; 0 never.
     """
 
-    patience: Natural = 10
+    patience: AtLeastZero = 10
     min_rise: NotNegative = 0.2
     collapse_fall: Annotated[float, Range(above=0, below=1)] = 0.3
     collapse_rise: NotNegative = 0.1
-    collapse_patience: Natural = 2
+    collapse_patience: AtLeastZero = 2
 
 
 @dataclass(frozen=True)
@@ -306,9 +317,9 @@ class ValidationConfig(Settings, group="validation"):
     """
 
     pairs: Path | None = None
-    max_pairs: Count | None = None
+    max_pairs: AtLeastOne | None = None
     threshold: float | None = None
-    max_keypoints: Count | None = None
+    max_keypoints: AtLeastOne | None = None
 
 
 @dataclass(frozen=True)
@@ -351,20 +362,20 @@ class TrainConfig(Settings):
     name: Annotated[str, FolderName()] = "run"
     output: Path | None = None
     resume: str = "never"
-    steps: Count = 3000
+    steps: AtLeastOne = 3000
     max_minutes: NotNegative | None = None
     seed: Annotated[int, Range(0, 2**64 - 1)] = 0
-    overfit_pairs: Count | None = None
+    overfit_pairs: AtLeastOne | None = None
     accelerator: Accelerator = "auto"
-    devices: Count = 1
-    num_nodes: Count = 1
+    devices: AtLeastOne = 1
+    num_nodes: AtLeastOne = 1
     precision: Precision = "auto"
     sync_batchnorm: bool = True
-    max_bad_steps: Count = 10
-    checkpoint_interval: Count = 100
-    keep_checkpoints: Count = 3
-    log_interval: Count = 10
-    val_interval: Natural = 500
+    max_bad_steps: AtLeastOne = 10
+    checkpoint_interval: AtLeastOne = 100
+    keep_checkpoints: AtLeastOne = 3
+    log_interval: AtLeastOne = 10
+    val_interval: AtLeastZero = 500
     wandb_mode: WandbMode = "disabled"
     tensorboard: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)

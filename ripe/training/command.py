@@ -5,7 +5,7 @@ from dataclasses import replace
 from ripe.recipe.config import TrainConfig, ValidationConfig
 from ripe.training.comparison import write_report
 from ripe.training.engine import Engine
-from ripe.training.loop import Result, starting_state, train
+from ripe.training.loop import RunResult, starting_state, train
 from ripe.training.progress import Progress
 from ripe.training.validation import KnownGeometry, Validation, find_validation
 from ripe.training.watch import Watch
@@ -13,7 +13,7 @@ from ripe.training.watch import Watch
 VIEWS = "held_back"
 
 
-def run(config: TrainConfig, display: Progress) -> Result:
+def run_training(config: TrainConfig, display: Progress) -> RunResult:
     """Train, validate and watch; where photos of one's own were held back, compare the weights on them at the end.
 
     Raises:
@@ -37,7 +37,8 @@ def run(config: TrainConfig, display: Progress) -> Result:
 
 
 def _prepare(config: TrainConfig) -> Validation | None:
-    starting_state(config)  # refuses a run before the validation writes its views over those of another
+    if config.resume != "auto":
+        starting_state(config)  # refuses the run before the validation writes its views over those of another
     return find(config) if config.val_interval > 0 else None
 
 

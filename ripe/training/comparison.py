@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ripe.evaluation.report import SetReport
-from ripe.evaluation.report import markdown as results_table
+from ripe.evaluation.report import SetReport, markdown
 from ripe.files import replacing
 from ripe.pretrained import load
 from ripe.tables import markdown_table
@@ -97,7 +96,7 @@ def write_report(weights: Path, validation: Validation, output: Path, device: st
     """
     outcomes = compare(weights, validation, device)
     verdicts = [difference(outcomes[NEW], outcomes[name]).over(name) for name in (SHIPPED, SIFT)]
-    text = markdown(validation, outcomes, verdicts, usage(weights))
+    text = comparison_text(validation, outcomes, verdicts, usage(weights))
     with replacing(output / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return "\n".join(
@@ -120,7 +119,7 @@ def usage(weights: Path) -> list[str]:
     ]
 
 
-def markdown(
+def comparison_text(
     validation: Validation, outcomes: Mapping[str, Sequence[Outcome]], verdicts: Sequence[str], use: Sequence[str]
 ) -> str:
     """The whole report."""
@@ -140,7 +139,7 @@ def markdown(
         found = {name: each[index] for name, each in outcomes.items()}
         if isinstance(measure, KnownGeometry):
             results = [outcome.result for outcome in found.values() if outcome.result is not None]
-            lines.append(results_table(SetReport(measure.pairs, measure.protocol, results)))
+            lines.append(markdown(SetReport(measure.pairs, measure.protocol, results)))
         elif isinstance(measure, EpipolarAgreement):
             lines += _real_pairs(measure, found)
     return "\n".join([*lines, "## To use them", "", "```bash", *use, "```", ""])

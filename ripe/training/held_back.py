@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ripe.data.warps import photometric, self_pair
 from ripe.drawing import save_picture
-from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_pairs
+from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_annotated
 from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.protocol import Protocol
 from ripe.extractors import Resizing
@@ -76,7 +76,7 @@ def write_view_pairs(photos: Sequence[Path], folder: Path, *, count: int, warp: 
         raise ValueError(f"none of {len(photos)} held-back photos could be made a pair of views of")
     with replacing(folder / PAIRS_FILE) as temporary:
         temporary.write_text(json.dumps({"model": "homography", "pairs": entries}, indent=1), encoding="utf-8")
-    return read_pairs(folder)
+    return read_annotated(folder)
 
 
 def choose_real_pairs(scenes: Sequence[Sequence[Path]], count: int, seed: int) -> list[tuple[Path, Path]]:

@@ -45,7 +45,7 @@ RENAMED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What a run left behind.
 
     Attributes:
@@ -72,7 +72,7 @@ def train(
     validator: Validation | None = None,
     watch: Watch | None = None,
     display: Progress | None = None,
-) -> Result:
+) -> RunResult:
     """Run a training to its end, to its wall-clock budget, to a SIGTERM or SIGINT, or until `watch` ends it.
 
     Writes into `config.folder`: checkpoints/ (to resume), weights.safetensors and best.safetensors (for `ripe.load`),
@@ -108,7 +108,7 @@ def train(
             reason = _reason_to_end(trainer, seconds, bool(stopping))
             reason = run.after_update(before, tally, batches, reason)
     best = None if run.best_step is None else run.folder / BEST_WEIGHTS
-    return Result(
+    return RunResult(
         run.folder / WEIGHTS, best, trainer.step, reason, not reason.startswith(ASKED), trainer.engine.is_main
     )
 

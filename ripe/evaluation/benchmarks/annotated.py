@@ -46,8 +46,8 @@ PROTOCOLS: dict[Kind, Protocol] = {
 
 
 def read(folder: Path) -> list[PairSet]:
-    """The sets of pairs of `folder` and its sub-folders; see `find_pairs_folders` and `read_pairs` for errors."""
-    return [read_pairs(path) for path in find_pairs_folders(folder)]
+    """The sets of pairs of `folder` and its sub-folders; see `find_pairs_folders` and `read_annotated` for errors."""
+    return [read_annotated(path) for path in find_pairs_folders(folder)]
 
 
 def find_pairs_folders(folder: str | Path) -> list[Path]:
@@ -67,7 +67,7 @@ def find_pairs_folders(folder: str | Path) -> list[Path]:
     return found
 
 
-def read_pairs(folder: str | Path) -> PairSet:
+def read_annotated(folder: str | Path) -> PairSet:
     """Read a folder's `pairs.json`.
 
     Raises:
