@@ -6,7 +6,7 @@ uninterrupted one would have seen, whatever the number of worker processes.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import cv2
@@ -52,8 +52,10 @@ class PairBatch:
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from where a GPU copies while it computes; PyTorch's loader asks for it."""
-        tensors = (part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1))
-        return type(self)(*tensors, skipped=self.skipped)
+        images, valid, positive, warps = (
+            part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1)
+        )
+        return replace(self, images=images, valid=valid, positive=positive, H_0to1=warps)
 
     @property
     def by_warp(self) -> Tensor:
