@@ -147,7 +147,7 @@ def test_published_names_of_settings_are_understood() -> None:
         ("max_minutes=-3", "max_minutes=-3.0: must be 0 or more"),
         ("seed=-1", "seed=-1: must be from 0 to 18446744073709551615"),
         ("seed=18446744073709551616", "seed=18446744073709551616: must be from 0 to"),
-        ("precision=float16", "precision=float16: must be one of 32-true"),
+        ("precision=float16", "precision=float16: must be one of auto, 32-true"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(

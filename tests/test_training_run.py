@@ -30,7 +30,7 @@ from ripe.recipe.config import DataConfig, ObjectiveConfig, OptimizerConfig, Tra
 from ripe.training import engine as engine_module
 from ripe.training import loop
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
-from ripe.training.command import run
+from ripe.training.command import run_training
 from ripe.training.engine import Engine, layout, resolve_precision
 from ripe.training.loggers import FIGURES
 from ripe.training.loop import train
@@ -136,7 +136,7 @@ def test_the_policys_draws_depend_on_the_seed(scenes: Path, tmp_path: Path) -> N
 def test_a_run_killed_at_random_moments_loses_nothing(whole: TrainConfig, tmp_path: Path) -> None:
     """Killed by SIGKILL twice and by SIGTERM once, each at a random moment, and resumed each time."""
     seed = int(os.environ.get("RIPE_TEST_SEED", random.randrange(10**6)))
-    print(f"moments by RIPE_TEST_SEED={seed}")  # noqa: T201  pytest shows it where the test fails
+    sys.stdout.write(f"moments by RIPE_TEST_SEED={seed}\n")  # pytest shows it where the test fails
     moments = random.Random(seed)
     config = replace(whole, output=tmp_path / "killed")
     line = [sys.executable, *command(config, "resume=auto")]
@@ -496,7 +496,7 @@ def test_a_run_that_is_refused_has_written_nothing(tmp_path: Path, left: str) ->
         (config.folder / name).write_text("of the run before")
     before = contents(config.folder)
     with pytest.raises(FileExistsError, match="holds a run already"):
-        run(config, Progress(config))
+        run_training(config, Progress(config))
     assert contents(config.folder) == before
 
 

@@ -72,6 +72,10 @@ class Feed:
             "of memory; lower data.workers or data.pairs_per_step"
         )
 
+    def take(self, count: int) -> list[PairBatch]:
+        """The next `count` batches; errors as in `next`."""
+        return [self.next() for _ in range(count)]
+
     def _start(self) -> Iterator[PairBatch]:
         workers = self.config.data.workers
         loader: DataLoader = DataLoader(

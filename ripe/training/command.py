@@ -38,7 +38,8 @@ def run_training(config: TrainConfig, display: Progress) -> RunResult:
 
 
 def _prepare(config: TrainConfig) -> Validation | None:
-    starting_state(config)  # refuses a run before the validation writes its views over those of another
+    if config.resume != "auto":
+        starting_state(config)  # refuses the run before the validation writes its views over those of another
     return find(config) if config.val_interval > 0 else None
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+ChosenPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
 def layout(config: TrainConfig, environ: Mapping[str, str]) -> tuple[int, int]:
@@ -45,7 +46,7 @@ def bfloat16_is_native(accelerator: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # of ARM; on x86 it is True for AVX-512 as well
 
 
-def resolve_precision(precision: Precision, accelerator: str) -> Precision:
+def resolve_precision(precision: Precision, accelerator: str) -> ChosenPrecision:
     """The precision that "auto" stands for on this machine.
 
     Raises:
@@ -147,7 +148,7 @@ def _import_fabric() -> Any:
     return Fabric
 
 
-def _plugins(precision: Precision, accelerator: str) -> list[Any]:
+def _plugins(precision: ChosenPrecision, accelerator: str) -> list[Any]:
     from lightning_fabric.plugins import MixedPrecision
     from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.plugins.precision import Precision as FullPrecision

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def train(
         while not reason:
             before, begun = trainer.step, time.monotonic()
             count = min(config.optimizer.accumulate, config.steps - before)
-            batches = engine.together(lambda count=count: [feed.next() for _ in range(count)])
+            batches = engine.together(partial(feed.take, count))
             waited = time.monotonic() - begun
             tally = trainer.update(batches, executor)
             seconds = time.monotonic() - started
