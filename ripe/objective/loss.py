@@ -107,17 +107,19 @@ def compute_loss(
     part = len(batch) / totals.pairs
     pairs = split_pairs(output, batch, config.padding_mode)
 
+    # Match, and judge; what needs no verdict is computed while RANSAC runs in its threads.
     started = time.perf_counter()
     verdicts: dict[int, Callable[[], PairMatches]] = {}
     for p in sorted(range(len(pairs)), key=lambda p: pairs[p].warp is not None):  # first those that RANSAC has to judge
         found = match_chosen(pairs[p], config.min_keypoints)
         verdicts[p] = judge(pairs[p], found, config, now, seeds[p], executor)
     begun = time.perf_counter()
-    by_warp = [warp_descriptor_loss(pair, config) for pair in pairs]  # needs no verdict, while RANSAC runs
+    by_warp = [warp_descriptor_loss(pair, config) for pair in pairs]
     waiting = time.perf_counter()
     matches = [verdicts[p]() for p in range(len(pairs))]
     judge_seconds = time.perf_counter() - waiting + begun - started
 
+    # Reward, and learn from it: the policy, what the warps of self-pairs teach it besides, and the descriptors.
     descriptors = [
         descriptor_loss(pair, found, config) if known is None else known
         for pair, found, known in zip(pairs, matches, by_warp, strict=True)
@@ -149,7 +151,7 @@ def _policy_parts(
     samples = output.samples
     log_probs = [(pair.first.log_probs, pair.second.log_probs) for pair in pairs]
     chosen = [(pair.first.chosen, pair.second.chosen) for pair in pairs]
-    rewards = [reward(pair, found, config, now) for pair, found in zip(pairs, matches, strict=True)]
+    rewards = [reward(*each, config, now) for each in zip(pairs, matches, strict=True)]
     graded = [(*both, earned) for both, earned in zip(log_probs, rewards, strict=True)]
     entries = totals.entries
     if entries is None:
