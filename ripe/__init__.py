@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ripe.features import Matches as Matches
     from ripe.features import TwoViewGeometry as TwoViewGeometry
     from ripe.geometry.robust import estimate_geometry as estimate_geometry
+    from ripe.geometry.verdict import Verdict as Verdict
+    from ripe.geometry.verdict import judge as judge
     from ripe.matching import match as match
     from ripe.model import RIPE as RIPE
     from ripe.pretrained import load as load
@@ -30,7 +32,9 @@ _HOMES = {
     "Matches": "ripe.features",
     "RIPE": "ripe.model",
     "TwoViewGeometry": "ripe.features",
+    "Verdict": "ripe.geometry.verdict",
     "estimate_geometry": "ripe.geometry.robust",
+    "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",
     "match": "ripe.matching",
     "save_weights": "ripe.pretrained",

@@ -17,6 +17,12 @@ MAX_WIDTH = 1920
 GAP = 8
 GREEN = (40, 220, 80)
 RED = (230, 60, 50)
+ORANGE = (255, 150, 0)
+GREY = (150, 150, 150)
+BLUE = (70, 140, 255)
+COLOURS = {"matched": GREEN, "doubtful": ORANGE, "chance": GREY}
+"""Of inliers, by the name of the verdict on them."""
+UNVERIFIED = BLUE
 FAR = 2**20  # pixels; what lies farther out is drawn from there, as OpenCV's positions are 32-bit numbers
 SHIFT = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
 LINE_OPACITY = 0.4  # so that the photos can be seen behind hundreds of lines
@@ -27,6 +33,7 @@ def draw_matches(
     points: Sequence[Tensor],
     *,
     max_width: int = MAX_WIDTH,
+    colour: tuple[int, int, int] = GREEN,
     wrong: Tensor | None = None,
 ) -> np.ndarray:
     """Draw K matches between two photos.
@@ -35,7 +42,8 @@ def draw_matches(
         images: the two photos, each 3×H×W RGB in 0..1. Both are shrunk by one factor to fit the width.
         points: their K×2 matched (x, y) points in pixels of the photos.
         max_width: of the picture, in pixels.
-        wrong: K bool; these matches are drawn red and below the others, which are green. None of them if None.
+        colour: of the matches, RGB: green is for verified ones; see `COLOURS` and `UNVERIFIED`.
+        wrong: K bool; these matches are drawn red and below the others. None of them if None.
 
     Returns:
         H×W×3 uint8 RGB picture, W ≤ `max_width`.
@@ -48,9 +56,9 @@ def draw_matches(
     if len(red) != count:
         raise ValueError(f"wrong has {len(red)} elements for {count} matches")
     canvas, places = _lay_out(images, points, max_width)
-    for chosen, colour in ((red, RED), (~red, GREEN)):
+    for chosen, shade in ((red, RED), (~red, colour)):
         if chosen.any():
-            _draw_lines(canvas, places[0][chosen], places[1][chosen], colour)
+            _draw_lines(canvas, places[0][chosen], places[1][chosen], shade)
     return canvas
 
 

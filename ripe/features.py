@@ -8,10 +8,12 @@ compare contents, compare the tensors.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+
+GeometryKind = Literal["fundamental", "homography", "essential"]
 
 
 @dataclass(eq=False)
@@ -73,18 +75,24 @@ class Matches:
 class TwoViewGeometry:
     """A model fitted to matches. A failed fit is `model=None` with no inliers, never an exception.
 
+    A model is found for unrelated images as well: `ripe.judge` tells whether it is worth anything.
+
     Attributes:
-        model: 3×3 float64 matrix (fundamental matrix or homography, first image to second), or None.
+        kind: of the model.
+        max_error: inlier threshold in pixels.
+        model: 3×3 float64 matrix of that kind, first image to second, or None.
         inliers: K bool, on the CPU, one per match.
     """
 
+    kind: GeometryKind
+    max_error: float
     model: Tensor | None
     inliers: Tensor
 
     @classmethod
-    def failed(cls, num_matches: int) -> Self:
+    def failed(cls, kind: GeometryKind, max_error: float, num_matches: int) -> Self:
         """No model and no inlier."""
-        return cls(None, torch.zeros(num_matches, dtype=torch.bool))
+        return cls(kind, max_error, None, torch.zeros(num_matches, dtype=torch.bool))
 
     @property
     def num_inliers(self) -> int:

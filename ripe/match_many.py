@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from ripe.storage import FeatureReader, MatchFile, Pair
 
 CACHED_IMAGES = 128
 PAIRS_PER_PART = 250
+Keep = Callable[[Features, Features, Matches], tuple[Matches, dict[str, Any]]]
 SETTINGS = {"matcher": "mutual nearest neighbours"}
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ def match_many(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
-    keep: Callable[[Features, Features, Matches], Matches] = lambda features0, features1, matches: matches,
+    keep: Keep = lambda features0, features1, matches: (matches, {}),
 ) -> Counter[str]:
     """Match those pairs that the store does not hold yet, by mutual nearest neighbours.
 
@@ -38,7 +40,8 @@ def match_many(
         store: where the matches go; what was matched before an interruption is kept.
         device: where the descriptors are compared.
         progress: called after each pair.
-        keep: which matches of two images are stored, such as those that agree with one geometry.
+        keep: which matches of two images are stored, such as those that agree with one geometry, and what is noted
+            beside them.
 
     Returns:
         The images that have no features, each with the number of pairs that were left out for it.
@@ -54,6 +57,7 @@ def match_many(
         logger.warning("%s: %d pairs are matched anew, as their features have changed", store.path, changed)
     missing: Counter[str] = Counter()
     matched: dict[Pair, tuple[Matches, int, int]] = {}
+    notes: dict[Pair, dict[str, Any]] = {}
 
     @lru_cache(maxsize=CACHED_IMAGES)
     def read(name: str) -> Features:
@@ -61,8 +65,9 @@ def match_many(
 
     def flush() -> None:
         if matched:
-            store.add(matched, identities)
+            store.add(matched, identities, notes)
             matched.clear()
+            notes.clear()
 
     try:
         for pair in pairs:
@@ -71,7 +76,7 @@ def match_many(
                 missing.update(absent)
                 if not absent:
                     features0, features1 = map(read, pair)
-                    kept = keep(features0, features1, match(features0, features1))
+                    kept, notes[pair] = keep(features0, features1, match(features0, features1))
                     matched[pair] = kept, len(features0), len(features1)
             if len(matched) == PAIRS_PER_PART:
                 flush()

@@ -219,25 +219,35 @@ class MatchFile(GroupFile):
         return all(None in pair or pair[0] == pair[1] for pair in both)
 
     def add(
-        self, matches: Mapping[Pair, tuple[Matches, int, int]], identities: Mapping[str, str] | None = None
+        self,
+        matches: Mapping[Pair, tuple[Matches, int, int]],
+        identities: Mapping[str, str] | None = None,
+        notes: Mapping[Pair, Mapping[str, Any]] | None = None,
     ) -> None:
         """Store the matches of some pairs, all of them or none, in place of older ones of the same two images.
 
         Args:
             matches: by the names of both images; with the matches, how many keypoints each image has.
             identities: by image name, which features were matched (see `FeatureReader.identity`).
+            notes: attributes that are stored with the matches of a pair.
         """
         writers = {}
         for (name0, name1), (found, count0, count1) in matches.items():
             names = name0, name1
+            noted = dict((notes or {}).get(names, {}))
             if self._stored_order(*names) == (name1, name0):
                 names, found = (name1, name0), Matches(found.indices.flip(1), found.scores)
                 count0, count1 = count1, count0
             known = [(identities or {}).get(name) for name in names]
-            notes = {f"name{side}": name for side, name in enumerate(names)}
-            notes |= {f"features{side}": identity for side, identity in enumerate(known) if identity is not None}
-            writers[pair_group(*names)] = partial(_write_matches, found, count0, count1, notes)
+            noted |= {f"name{side}": name for side, name in enumerate(names)}
+            noted |= {f"features{side}": identity for side, identity in enumerate(known) if identity is not None}
+            writers[pair_group(*names)] = partial(_write_matches, found, count0, count1, noted)
         self._add(writers)
+
+    def notes(self, name0: str, name1: str) -> Mapping[str, Any]:
+        """The attributes that are stored with the matches of two images; none if there are no matches of theirs."""
+        names = self._stored_order(name0, name1)
+        return {} if names is None else self.done[pair_group(*names)]
 
     def check_distinct(self, pairs: Iterable[Pair]) -> None:
         """`ValueError` if the groups of two pairs, wanted or stored ones, would be the same (see `check_distinct`)."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ripe.features import Features, Matches, TwoViewGeometry
+    from ripe.geometry.verdict import Verdict
 
 INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "none": None}
 
@@ -35,8 +37,8 @@ class Stopwatch:
 
 def fit(
     kind: Any, points: Sequence[Tensor], threshold: float | None, intrinsics: tuple[Tensor, Tensor] | None = None
-) -> TwoViewGeometry | None:
-    """Fit what is asked for to matched points; None if that is "none".
+) -> tuple[TwoViewGeometry, Verdict] | tuple[None, None]:
+    """Fit what is asked for to matched points, and judge it; None if that is "none".
 
     Args:
         kind: a key of `INLIER_THRESHOLDS`.
@@ -45,10 +47,12 @@ def fit(
         intrinsics: 3×3 camera matrices of both images, for "essential".
     """
     if kind == "none" or threshold is None:
-        return None
+        return None, None
     from ripe.geometry.robust import estimate_geometry
+    from ripe.geometry.verdict import judge
 
-    return estimate_geometry(kind, *points, max_error=threshold, intrinsics=intrinsics)
+    geometry = estimate_geometry(kind, *points, max_error=threshold, intrinsics=intrinsics)
+    return geometry, judge(geometry, *points)
 
 
 def document(
@@ -56,6 +60,7 @@ def document(
     features: Sequence[Features],
     matches: Matches,
     geometry: TwoViewGeometry | None,
+    verdict: Verdict | None,
     milliseconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything about a matched pair, ready for JSON: lists of numbers, keypoints in pixels of the photos."""
@@ -68,6 +73,7 @@ def document(
         found[f"scores{number}"] = side.scores.tolist()
     found["matches"] = matches.indices.tolist()
     found["matching_scores"] = matches.scores.tolist()
+    found["verdict"] = None if verdict is None else asdict(verdict)
     found["inliers"] = None if geometry is None else geometry.inliers.tolist()
     found["model"] = None if geometry is None or geometry.model is None else geometry.model.tolist()
     if isinstance(geometry, CalibratedGeometry):

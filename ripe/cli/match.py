@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ripe.features import Features, Matches, TwoViewGeometry
+    from ripe.geometry.verdict import Verdict
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
@@ -30,7 +32,11 @@ The last two match many pairs (two names a line) with the features that `ripe ex
 matches.h5; with --geometry it holds only the matches that agree with one. Interrupted (even killed) and started again,
 they go on where they were; pairs whose features have changed are matched anew. In the list, names that hold blanks
 stand in double quotes; lines that begin with # are passed over.
+
+Every fitted pair gets a verdict: matched, doubtful, or no better than chance. Of two photos the last one is exit status
+3, and the picture's lines are grey; of a list, such a pair gets no matches.
 """
+NO_BETTER_THAN_CHANCE = 3
 
 
 def add_parser(commands: Any) -> None:
@@ -86,6 +92,7 @@ def _match_many(arguments: argparse.Namespace) -> int:
     if arguments.geometry == "essential" and len(arguments.intrinsics or ()) != 1:
         arguments.refuse("--geometry essential needs --intrinsics, one camera for all photos of a list")
     from ripe import files
+    from ripe.geometry.verdict import WORDS
     from ripe.match_many import SETTINGS, match_many
     from ripe.pair_lists import read_pair_list
     from ripe.storage import FeatureReader, MatchFile
@@ -102,7 +109,10 @@ def _match_many(arguments: argparse.Namespace) -> int:
         keep = partial(_inliers, arguments)
         missing = match_many(features, pairs, store, device=device, progress=progress, keep=keep)
         done = sum(store.holds(*pair) for pair in pairs)
+        verdicts = Counter(store.notes(*pair).get("verdict") for pair in pairs)
     print(f"{done} of {len(pairs)} pairs in {arguments.output}")
+    if arguments.geometry != "none":
+        print(", ".join(f"{verdicts[name]} {words}" for name, words in WORDS.items()))
     for name, count in missing.items():
         print(
             f"ripe: not matched: {count} pairs of {name}: {arguments.features} has no features of it", file=sys.stderr
@@ -118,15 +128,18 @@ def _verification(arguments: argparse.Namespace) -> str:
     return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments):g} px{camera}"
 
 
-def _inliers(arguments: argparse.Namespace, features0: Features, features1: Features, matches: Matches) -> Matches:
-    """The matches of a pair of a list that agree with one geometry."""
+def _inliers(
+    arguments: argparse.Namespace, features0: Features, features1: Features, matches: Matches
+) -> tuple[Matches, dict[str, Any]]:
+    """The matches of a pair of a list that agree with one geometry, and what they are worth; none if it is chance."""
     points = matches.points(features0, features1)
     cameras = _cameras(arguments, (features0.image_size, features1.image_size))
-    geometry = fit(arguments.geometry, points, _inlier_threshold(arguments), cameras)
-    if geometry is None:
-        return matches
-    kept = geometry.inliers.to(matches.indices.device)
-    return replace(matches, indices=matches.indices[kept], scores=matches.scores[kept])
+    geometry, verdict = fit(arguments.geometry, points, _inlier_threshold(arguments), cameras)
+    if geometry is None or verdict is None:
+        return matches, {}
+    kept = geometry.inliers.to(matches.indices.device) & (verdict.name != "chance")
+    inliers = replace(matches, indices=matches.indices[kept], scores=matches.scores[kept])
+    return inliers, {"verdict": verdict.name, "log10_nfa": verdict.log10_nfa}
 
 
 def _cameras(arguments: argparse.Namespace, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
@@ -183,19 +196,20 @@ def _match_two(arguments: argparse.Namespace) -> int:
         matches = match(*features)
     points = matches.points(*features)
     with watch.stage("geometry"):
-        geometry = fit(arguments.geometry, points, threshold, cameras)
-    _report(features, matches, geometry, watch)
+        geometry, verdict = fit(arguments.geometry, points, threshold, cameras)
+    _report(features, matches, geometry, verdict, watch)
     if arguments.output is not None:
         shown = points if geometry is None else [p[geometry.inliers] for p in points]
-        drawing.save_picture(drawing.draw_matches(images, shown), arguments.output)
+        colour = drawing.UNVERIFIED if verdict is None else drawing.COLOURS[verdict.name]
+        drawing.save_picture(drawing.draw_matches(images, shown, colour=colour), arguments.output)
         print(f"picture    {arguments.output}")
     if arguments.json is not None:
         settings = _settings(arguments, model.detection.threshold, threshold)
         if cameras is not None:
             settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
-        files.write_json(arguments.json, document(settings, features, matches, geometry, watch.milliseconds))
+        files.write_json(arguments.json, document(settings, features, matches, geometry, verdict, watch.milliseconds))
         print(f"json       {arguments.json}")
-    return 0
+    return NO_BETTER_THAN_CHANCE if verdict is not None and verdict.name == "chance" else 0
 
 
 def _inlier_threshold(arguments: argparse.Namespace) -> float | None:
@@ -205,7 +219,13 @@ def _inlier_threshold(arguments: argparse.Namespace) -> float | None:
     return given or INLIER_THRESHOLDS[arguments.geometry]
 
 
-def _report(features: list[Features], matches: Matches, geometry: TwoViewGeometry | None, watch: Stopwatch) -> None:
+def _report(
+    features: list[Features],
+    matches: Matches,
+    geometry: TwoViewGeometry | None,
+    verdict: Verdict | None,
+    watch: Stopwatch,
+) -> None:
     import torch
 
     from ripe.geometry.pose import CalibratedGeometry, rotation_angle
@@ -213,7 +233,9 @@ def _report(features: list[Features], matches: Matches, geometry: TwoViewGeometr
     print(f"keypoints  {len(features[0])} and {len(features[1])}")
     print(f"matches    {len(matches)}")
     if geometry is not None:
-        print(f"inliers    {geometry.num_inliers}" + ("" if geometry.model is not None else " (no model found)"))
+        share = "no model found" if geometry.model is None else f"{geometry.num_inliers / len(matches):.0%}"
+        print(f"inliers    {geometry.num_inliers} ({share})")
+        print(f"verdict    {verdict}")
     if isinstance(geometry, CalibratedGeometry) and geometry.rotation is not None and geometry.translation is not None:
         angle = float(rotation_angle(torch.eye(3, dtype=torch.float64), geometry.rotation))
         x, y, z = geometry.translation.tolist()

@@ -6,7 +6,7 @@ import numpy as np
 
 from ripe import files
 from ripe.demo.pipeline import LONG_SIDE, MatchedPhotos
-from ripe.drawing import GAP, draw_keypoints, draw_matches, save_picture
+from ripe.drawing import COLOURS, GAP, draw_keypoints, draw_matches, save_picture
 from ripe.extract_many import Extraction
 from ripe.storage import FeatureFile, MatchFile
 
@@ -15,15 +15,18 @@ MAX_WIDTH = 2 * LONG_SIDE + GAP  # so that no pixel that the network saw is lost
 
 
 def pictures(result: MatchedPhotos) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keypoints; all matches, those against the geometry in red; inlier matches. Each H×W×3 uint8 RGB."""
+    """Keypoints; all matches, those against the geometry in red; inlier matches. Each H×W×3 uint8 RGB.
+
+    The inliers' colour tells the verdict.
+    """
     images = [view.shown.float() / 255 for view in result.views]
     keypoints = [view.on_shown(view.features.keypoints) for view in result.views]
     points = [view.on_shown(matched) for view, matched in zip(result.views, result.points, strict=True)]
-    inliers = result.geometry.inliers
+    inliers, colour = result.geometry.inliers, COLOURS[result.verdict.name]
     return (
         draw_keypoints(images, keypoints, max_width=MAX_WIDTH),
-        draw_matches(images, points, max_width=MAX_WIDTH, wrong=~inliers),
-        draw_matches(images, [side[inliers] for side in points], max_width=MAX_WIDTH),
+        draw_matches(images, points, max_width=MAX_WIDTH, colour=colour, wrong=~inliers),
+        draw_matches(images, [side[inliers] for side in points], max_width=MAX_WIDTH, colour=colour),
     )
 
 
@@ -38,6 +41,7 @@ def figures(result: MatchedPhotos) -> list[tuple[str, str]]:
         for stage in STAGES
     ]
     return [
+        ("Verdict", str(result.verdict)),
         ("Keypoints", f"{counts[0]} and {counts[1]}"),
         ("Matches", str(matches)),
         ("Inliers", f"{inliers}{ratio}{missing}"),

@@ -15,6 +15,7 @@ from torch import Tensor
 from ripe import two_views
 from ripe.demo.intake import read_upload
 from ripe.features import Features, Matches, TwoViewGeometry
+from ripe.geometry.verdict import Verdict
 from ripe.images import as_rgb, fit_long_side, rescale_keypoints, resize
 from ripe.matching import match
 from ripe.model import RIPE
@@ -77,6 +78,7 @@ class MatchedPhotos:
         views: both photos.
         matches: of the two.
         geometry: fitted to the matches.
+        verdict: on it.
         milliseconds: of the stages that ran for this request; kept results cost nothing and are not named.
     """
 
@@ -85,6 +87,7 @@ class MatchedPhotos:
     views: tuple[ShownPhoto, ShownPhoto]
     matches: Matches
     geometry: TwoViewGeometry
+    verdict: Verdict
     milliseconds: dict[str, float]
 
     @property
@@ -97,7 +100,7 @@ class MatchedPhotos:
         settings = {**asdict(self.settings), "model": Path(self.settings.model).name, "precision": "float32"}
         settings |= {"threshold": self.threshold, "largest_side": LONG_SIDE}
         features = [view.features for view in self.views]
-        found = two_views.document(settings, features, self.matches, self.geometry, self.milliseconds)
+        found = two_views.document(settings, features, self.matches, self.geometry, self.verdict, self.milliseconds)
         return {"name0": self.views[0].name, "name1": self.views[1].name, **found}
 
 
@@ -137,7 +140,7 @@ class Pipeline:
         self._shown: Kept[Tensor] = Kept("read", 2 * KEPT_PAIRS)
         self._features: Kept[Features] = Kept("extract", 2 * KEPT_PAIRS)
         self._matches: Kept[Matches] = Kept("match", KEPT_PAIRS)
-        self._geometries: Kept[TwoViewGeometry] = Kept("geometry", 8 * KEPT_PAIRS)
+        self._geometries: Kept[tuple[TwoViewGeometry, Verdict]] = Kept("geometry", 8 * KEPT_PAIRS)
 
     def run(self, path0: str | Path, path1: str | Path, settings: DemoSettings) -> MatchedPhotos:
         """Match two photo files.
@@ -154,9 +157,9 @@ class Pipeline:
             matches = self._matches.get((key0, key1), watch, lambda: match(view0.features, view1.features))
             fitting = (settings.geometry, settings.inlier_threshold)
             points = matches.points(view0.features, view1.features)
-            geometry = self._geometries.get((key0, key1, fitting), watch, lambda: _fit(fitting, points))
+            geometry, verdict = self._geometries.get((key0, key1, fitting), watch, lambda: _fit(fitting, points))
         threshold = model.detection.threshold if settings.threshold is None else settings.threshold
-        return MatchedPhotos(settings, threshold, (view0, view1), matches, geometry, watch.milliseconds)
+        return MatchedPhotos(settings, threshold, (view0, view1), matches, geometry, verdict, watch.milliseconds)
 
     def _view(
         self, path: Path, model: RIPE, asked: tuple[str, int, float | None], watch: two_views.Stopwatch
@@ -202,7 +205,8 @@ def _shrink(photo: Tensor) -> Tensor:
     return (small.clamp(0, 1) * 255).round().byte()
 
 
-def _fit(fitting: tuple[str, float], points: tuple[Tensor, Tensor]) -> TwoViewGeometry:
-    geometry = two_views.fit(fitting[0], points, fitting[1])
+def _fit(fitting: tuple[str, float], points: tuple[Tensor, Tensor]) -> tuple[TwoViewGeometry, Verdict]:
+    geometry, verdict = two_views.fit(fitting[0], points, fitting[1])
     assert geometry is not None  # as `_check` lets only geometries pass
-    return geometry
+    assert verdict is not None
+    return geometry, verdict

@@ -30,10 +30,12 @@ class CalibratedGeometry(TwoViewGeometry):
     Attributes:
         rotation: R, 3×3 float64, first camera's frame to second's; None where the fit failed.
         translation: t, 3 float64 of length 1, as matches do not tell the scale; None where the fit failed.
+        intrinsics: 3×3 camera matrices of both images; None where the fit failed.
     """
 
     rotation: Tensor | None = None
     translation: Tensor | None = None
+    intrinsics: tuple[Tensor, Tensor] | None = None
 
 
 def rotation_angle(rotation0: Tensor, rotation1: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ripe import checks
-from ripe.features import TwoViewGeometry
+from ripe.features import GeometryKind, TwoViewGeometry
 from ripe.geometry.epipolar import essential_from_pose
 from ripe.geometry.pose import CalibratedGeometry, RelativePose
 
-MIN_MATCHES = {"fundamental": 8, "homography": 4, "essential": 5}
+MIN_MATCHES: dict[GeometryKind, int] = {"fundamental": 8, "homography": 4, "essential": 5}
 
 Array = Tensor | np.ndarray
 
@@ -38,7 +38,7 @@ def estimate_geometry(
 
 @overload
 def estimate_geometry(
-    kind: Literal["fundamental", "homography", "essential"],
+    kind: GeometryKind,
     points0: Array,
     points1: Array,
     *,
@@ -51,7 +51,7 @@ def estimate_geometry(
 
 
 def estimate_geometry(
-    kind: Literal["fundamental", "homography", "essential"],
+    kind: GeometryKind,
     points0: Array,
     points1: Array,
     *,
@@ -86,13 +86,13 @@ def estimate_geometry(
     max_error = checks.positive(max_error, "max_error")
     options = _ransac_options(max_iterations, min_iterations, seed)
     if kind == "essential":
-        return _fit_essential(points0, points1, intrinsics, max_epipolar_error=max_error, **options)
+        return _fit_essential(points0, points1, intrinsics, max_error, options)
     if intrinsics is not None:
         raise ValueError(f"intrinsics go with the kind essential; a {kind} needs none")
     matched = checks.matched_points(points0, points1)
     count = len(matched[0])
     if count < MIN_MATCHES[kind]:
-        return TwoViewGeometry.failed(count)
+        return TwoViewGeometry.failed(kind, max_error, count)
     if kind == "fundamental":
         estimate, options["max_epipolar_error"] = poselib.estimate_fundamental, max_error
     else:
@@ -100,8 +100,8 @@ def estimate_geometry(
     model, info = estimate(*matched, options, {})
     inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
     if model is None or not np.isfinite(model).all() or not inliers.any():
-        return TwoViewGeometry.failed(count)
-    return TwoViewGeometry(torch.as_tensor(np.asarray(model, dtype=np.float64)), inliers)
+        return TwoViewGeometry.failed(kind, max_error, count)
+    return TwoViewGeometry(kind, max_error, torch.as_tensor(np.asarray(model, dtype=np.float64)), inliers)
 
 
 def estimate_relative_pose(
@@ -150,15 +150,20 @@ def estimate_relative_pose(
 
 
 def _fit_essential(
-    points0: Array, points1: Array, intrinsics: tuple[Array, Array] | None, **options: Any
+    points0: Array,
+    points1: Array,
+    intrinsics: tuple[Array, Array] | None,
+    max_error: float,
+    options: dict[str, Any],
 ) -> CalibratedGeometry:
     if intrinsics is None or len(intrinsics) != 2:
         raise ValueError("intrinsics must be the two images' camera matrices, as the kind is essential")
-    pose = estimate_relative_pose(points0, points1, *intrinsics, **options)
+    pose = estimate_relative_pose(points0, points1, *intrinsics, max_epipolar_error=max_error, **options)
     if pose is None:
-        return CalibratedGeometry.failed(len(points0))
+        return CalibratedGeometry.failed("essential", max_error, len(points0))
     essential = essential_from_pose(pose.rotation, pose.translation)
-    return CalibratedGeometry(essential, pose.inliers, pose.rotation, pose.translation)
+    cameras = torch.as_tensor(intrinsics[0]).double(), torch.as_tensor(intrinsics[1]).double()
+    return CalibratedGeometry("essential", max_error, essential, pose.inliers, pose.rotation, pose.translation, cameras)
 
 
 def _ransac_options(max_iterations: int, min_iterations: int, seed: int) -> dict[str, Any]:

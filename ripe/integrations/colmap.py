@@ -11,10 +11,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ripe import checks
-from ripe.features import Features
+from ripe.features import Features, GeometryKind, TwoViewGeometry
 from ripe.files import replacing
+from ripe.geometry.verdict import judge
 from ripe.images import open_image, orientation, stored_size
 
 if TYPE_CHECKING:
@@ -26,9 +28,10 @@ SEED = 0
 # RANSAC finds (compact and SIFT, 72 pairs of 640 px photos, 43 to 73 inliers): a number of inliers verifies nothing.
 MIN_INLIER_RATIO = 0.15
 # RANSAC as in hloc: mutual nearest neighbours hold more outliers than the matches that COLMAP's defaults expect.
+MAX_ERROR = 4.0  # pixels; COLMAP's own
 VERIFICATION = {
     "min_inlier_ratio": MIN_INLIER_RATIO,
-    "ransac": {"max_num_trials": 20_000, "min_inlier_ratio": 0.1, "random_seed": SEED},
+    "ransac": {"max_error": MAX_ERROR, "max_num_trials": 20_000, "min_inlier_ratio": 0.1, "random_seed": SEED},
 }
 # The fallback registers photos with hardly any 3D point to support them: on photos of an arch, one that was upside
 # down "succeeded" with none at all.
@@ -104,14 +107,39 @@ def write_database(
 
 
 def verify(database: Path) -> int:
-    """Fit two-view geometries to all matches in the database; how many pairs pass is returned."""
+    """Fit two-view geometries to all matches in the database, and remove those that are no better than chance.
+
+    How many pairs pass is returned.
+    """
     pycolmap = import_pycolmap()
     with _quiet(pycolmap):
         pycolmap.geometric_verification(database, two_view_geometry_options=VERIFICATION)
     with pycolmap.Database.open(database) as opened:
         # COLMAP's own count includes the pairs that it has rejected.
-        _, inliers = opened.read_two_view_geometry_num_inliers()
-        return len(inliers)
+        identities, _ = opened.read_two_view_geometry_num_inliers()
+        by_chance = [pair for pair in map(pycolmap.pair_id_to_image_pair, identities) if _is_chance(opened, *pair)]
+        for pair in by_chance:
+            opened.delete_two_view_geometry(*pair)
+            opened.delete_inlier_matches(*pair)
+    return len(identities) - len(by_chance)
+
+
+def _is_chance(opened: "pycolmap.Database", image0: int, image1: int) -> bool:
+    """Whether the two-view geometry of two images is no better than chance (see `ripe.judge`)."""
+    found = opened.read_two_view_geometry(image0, image1)
+    kinds = import_pycolmap().TwoViewGeometryConfiguration
+    planar = found.config in (kinds.PLANAR, kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC) or found.F is None
+    model = found.H if planar else found.F
+    indices = opened.read_matches(image0, image1).astype(np.int64)
+    points = [
+        torch.from_numpy(opened.read_keypoints(image)[rows, :2].astype(np.float64))
+        for image, rows in ((image0, indices[:, 0]), (image1, indices[:, 1]))
+    ]
+    matched = {(int(first), int(second)) for first, second in found.inlier_matches}
+    inliers = torch.tensor([(first, second) in matched for first, second in indices.tolist()], dtype=torch.bool)
+    kind: GeometryKind = "homography" if planar else "fundamental"
+    geometry = TwoViewGeometry(kind, MAX_ERROR, torch.from_numpy(np.array(model)), inliers)
+    return judge(geometry, *points).name == "chance"
 
 
 def map_incrementally(
