@@ -4,14 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 
 from ripe.cli import COMMANDS, main
-from ripe.drawing import GAP, MAX_WIDTH, draw_matches
+from ripe.drawing import GAP, GREEN, GREY, MAX_WIDTH, draw_matches
 
 
 def run_match(photos: list[Path], weights: Path, *options: str | Path) -> int:
@@ -27,7 +29,11 @@ def test_figures_picture_and_json(
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert printed["keypoints"] == "300 and 300"
     assert int(printed["matches"]) == len(written["matches"]) == len(written["matching_scores"])
-    assert int(printed["inliers"]) == sum(written["inliers"]) > 8
+    inliers = sum(written["inliers"])
+    assert printed["inliers"] == f"{inliers} ({inliers / len(written['matches']):.0%})"
+    assert inliers > 8
+    assert printed["verdict"] == written["verdict"]["name"] == "matched"
+    assert written["verdict"]["inlier_share"] == pytest.approx(inliers / len(written["matches"]))
     assert printed["picture"] == str(picture)
     assert "extract" in printed["time"]
     assert set(written["milliseconds"]) == {"read", "load", "extract", "match", "geometry"}
@@ -134,9 +140,9 @@ def test_the_picture_shows_the_inliers_only(
 ) -> None:
     drawn: list[list[torch.Tensor]] = []
 
-    def draw(images: list[torch.Tensor], points: list[torch.Tensor]) -> np.ndarray:
+    def draw(images: list[torch.Tensor], points: list[torch.Tensor], **settings: Any) -> np.ndarray:
         drawn.append(points)
-        return draw_matches(images, points)
+        return draw_matches(images, points, **settings)
 
     monkeypatch.setattr("ripe.drawing.draw_matches", draw)
     assert run_match(photos, random_weights, "-o", tmp_path / "a.png", "--json", tmp_path / "a.json") == 0
@@ -146,12 +152,31 @@ def test_the_picture_shows_the_inliers_only(
     np.testing.assert_allclose(drawn[0][1], np.array(written["keypoints1"])[inliers[:, 1]], atol=1e-4)
 
 
+def test_photos_of_different_things_are_no_better_than_chance(
+    photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, picture, document = tmp_path / "other.png", tmp_path / "a.png", tmp_path / "a.json"
+    Image.fromarray(skimage.data.coffee()).save(other)
+    command = ["match", str(photos[0]), str(other), "-o", str(picture), "--json", str(document), "--device", "cpu"]
+    assert main(command) == 3
+    assert "verdict    no better than chance" in capsys.readouterr().out
+    written = json.loads(document.read_text())
+    assert written["verdict"]["name"] == "chance"
+    assert sum(written["inliers"]) > 0
+    with Image.open(picture) as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2**24)}
+    assert GREY in colours
+    assert GREEN not in colours
+
+
 def test_no_keypoints_is_a_result(
     photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--threshold", "1e6", "-o", tmp_path / "a.png", "--json", tmp_path / "a.json")
-    assert run_match(photos, random_weights, *options) == 0
-    assert "inliers    0 (no model found)" in capsys.readouterr().out
+    assert run_match(photos, random_weights, *options) == 3
+    shown = capsys.readouterr().out
+    assert "inliers    0 (no model found)" in shown
+    assert "verdict    no better than chance" in shown
     assert json.loads((tmp_path / "a.json").read_text())["model"] is None
 
 
