@@ -239,3 +239,18 @@ def test_all_matches_are_kept_unless_a_geometry_is_asked_for(scene: Path, capsys
 def test_cameras_of_a_list_must_be_given(scene: Path) -> None:
     with pytest.raises(SystemExit):
         match_pairs("--geometry", "essential")
+
+
+def test_pairs_of_a_list_get_verdicts_and_chance_keeps_no_match(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the scene's three images two show the same plane."""
+    assert match_pairs("--geometry", "homography") == 0
+    assert "1 matched, 0 doubtful, 1 no better than chance" in capsys.readouterr().out
+    with h5py.File("matches.h5") as file:
+        related, strange = file["a.jpg/sub-b.jpg"], file["c.jpg/a.jpg"]
+        assert (related.attrs["verdict"], strange.attrs["verdict"]) == ("matched", "chance")
+        assert related.attrs["log10_nfa"] < -2
+        assert (strange["matches0"][()] == -1).all()
+    assert match_pairs("--geometry", "homography") == 0  # told again from the file
+    assert "1 matched, 0 doubtful, 1 no better than chance" in capsys.readouterr().out
