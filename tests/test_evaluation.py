@@ -22,7 +22,7 @@ from ripe.evaluation.predictions import Candidate
 from ripe.evaluation.scoring import score_pairs
 from ripe.extractors import Resizing, describer, shrinking
 from ripe.features import Features
-from ripe.images import as_rgb, read_image
+from ripe.images import as_rgb
 from ripe.matching import match, mutual_nearest_neighbours
 from ripe.pretrained import build
 
@@ -330,7 +330,7 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(tmp_path):
     model = build("compact").eval()
 
     def extract(describe, max_side):
-        [extraction] = shrinking(describe, max_side)([read_image(path)])
+        [(_, extraction)] = shrinking(describe, max_side)([path], pytest.fail)
         assert extraction.uncertainty == max(SIZE0) / min(max_side, max(SIZE0))
         return extraction.features
 
