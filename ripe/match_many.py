@@ -26,6 +26,7 @@ def match_many(
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
     keep: Callable[[Features, Features, Matches], Matches] = lambda features0, features1, matches: matches,
+    failed: Callable[[Pair, Exception], object] | None = None,
 ) -> Counter[str]:
     """Match those pairs that the store does not hold yet, by mutual nearest neighbours.
 
@@ -39,13 +40,14 @@ def match_many(
         device: where the descriptors are compared.
         progress: called after each pair.
         keep: which matches of two images are stored, such as those that agree with one geometry.
+        failed: told of pairs whose features cannot be used, and why; the others go on. If None, the error is raised.
 
     Returns:
         The images that have no features, each with the number of pairs that were left out for it.
 
     Raises:
-        ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), or two images'
-            descriptors cannot be compared (see `ripe.match`).
+        ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), or, without `failed`,
+            two images' features cannot be matched (see `ripe.match`).
     """
     store.check_distinct(pairs)
     identities = _identities(features, pairs)
@@ -70,9 +72,15 @@ def match_many(
                 absent = [name for name in pair if name not in identities]
                 missing.update(absent)
                 if not absent:
-                    features0, features1 = map(read, pair)
-                    kept = keep(features0, features1, match(features0, features1))
-                    matched[pair] = kept, len(features0), len(features1)
+                    try:
+                        features0, features1 = map(read, pair)
+                        kept = keep(features0, features1, match(features0, features1))
+                    except ValueError as error:
+                        if failed is None:
+                            raise
+                        failed(pair, error)
+                    else:
+                        matched[pair] = kept, len(features0), len(features1)
             if len(matched) == PAIRS_PER_PART:
                 flush()
             progress()

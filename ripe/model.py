@@ -87,7 +87,7 @@ class RIPE(nn.Module):
             One `Features` per image, in order, on the model's device.
 
         Raises:
-            FileNotFoundError, ValueError, TypeError: an argument or an image is not usable; the message says why.
+            FileNotFoundError, ValueError: an argument or an image is not usable; the message says why.
         """
         single = split_batch(images)
         if masks is not None and len(masks) != len(single):

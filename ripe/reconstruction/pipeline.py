@@ -168,10 +168,16 @@ def _extract(folder: Path, names: Sequence[str], source: Source, path: Path, rep
 def _match(
     features: FeatureReader, pairs: Sequence[Pair], path: Path, device: torch.device | str, report: Report
 ) -> dict[str, str]:
+    """Store the matches of all pairs; why some have none is returned, by the name of the photo or both of them."""
+    failures: dict[str, str] = {}
+
+    def failed(pair: Pair, error: Exception) -> None:
+        failures[" and ".join(pair)] = str(error)
+
     with MatchFile(path, {**SETTINGS, **features.settings}) as store:
         progress = _counted("match", len(pairs), report)
-        missing = match_many(features, pairs, store, device=device, progress=progress)
-    return {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
+        missing = match_many(features, pairs, store, device=device, progress=progress, failed=failed)
+    return failures | {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
 
 
 def _counted(stage: str, total: int, report: Report) -> Callable[..., None]:
