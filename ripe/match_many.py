@@ -15,6 +15,9 @@ CACHED_IMAGES = 128
 PAIRS_PER_PART = 250
 SETTINGS = {"matcher": "mutual nearest neighbours"}
 
+Keep = Callable[[Features, Features, Matches], Matches]
+Failed = Callable[[Pair, Exception], object]
+
 logger = logging.getLogger(__name__)
 
 
@@ -25,8 +28,8 @@ def match_many(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
-    keep: Callable[[Features, Features, Matches], Matches] = lambda features0, features1, matches: matches,
-    failed: Callable[[Pair, Exception], object] | None = None,
+    keep: Keep = lambda features0, features1, matches: matches,
+    failed: Failed | None = None,
 ) -> Counter[str]:
     """Match those pairs that the store does not hold yet, by mutual nearest neighbours.
 
@@ -71,22 +74,28 @@ def match_many(
             if pending.pop(frozenset(pair), None) is not None:
                 absent = [name for name in pair if name not in identities]
                 missing.update(absent)
-                if not absent:
-                    try:
-                        features0, features1 = map(read, pair)
-                        kept = keep(features0, features1, match(features0, features1))
-                    except ValueError as error:
-                        if failed is None:
-                            raise
-                        failed(pair, error)
-                    else:
-                        matched[pair] = kept, len(features0), len(features1)
+                if not absent and (found := _attempt(pair, read, keep, failed)) is not None:
+                    matched[pair] = found
             if len(matched) == PAIRS_PER_PART:
                 flush()
             progress()
     finally:
         flush()
     return missing
+
+
+def _attempt(
+    pair: Pair, read: Callable[[str], Features], keep: Keep, failed: Failed | None
+) -> tuple[Matches, int, int] | None:
+    """The matches of a pair and how many keypoints both images have; None if their features cannot be used."""
+    try:
+        features0, features1 = map(read, pair)
+        return keep(features0, features1, match(features0, features1)), len(features0), len(features1)
+    except ValueError as error:
+        if failed is None:
+            raise
+        failed(pair, error)
+    return None
 
 
 def _identities(features: FeatureReader, pairs: Sequence[Pair]) -> dict[str, str]:

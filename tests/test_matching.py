@@ -77,5 +77,5 @@ def test_features_of_two_models_cannot_be_matched() -> None:
 def test_matches_of_other_features_are_refused(row: list[int]) -> None:
     """An index beyond the list, or below 0, which PyTorch would count from the end."""
     found = ripe.Matches(torch.tensor([[1, 2], row]), torch.ones(2))
-    with pytest.raises(ValueError, match="which have 3 and 5 keypoints"):
+    with pytest.raises(ValueError, match="which have 3 and 5"):
         found.points(features(unit(3, 4)), features(unit(5, 4)))
