@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import cv2
@@ -22,7 +23,7 @@ from ripe.evaluation.predictions import Candidate
 from ripe.evaluation.scoring import score_pairs
 from ripe.extractors import Resizing, describer, shrinking
 from ripe.features import Features
-from ripe.images import as_rgb
+from ripe.images import as_rgb, read_image
 from ripe.matching import match, mutual_nearest_neighbours
 from ripe.pretrained import build
 
@@ -155,6 +156,26 @@ def test_a_full_disk_is_no_unreadable_photo(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("ripe: error: [Errno 27] File too large")
     assert "left out" not in result.stderr
     assert not (output / "results.json").exists()
+
+
+def test_no_photo_is_read_while_the_extractor_is_timed(tmp_path, monkeypatch):
+    write_annotated(tmp_path / "annotated")
+    pairs, protocol = sets(tmp_path, "pairs")[0]
+    read, begun = [], []
+
+    def counted(path, **limits):
+        read.append(path)
+        return read_image(path, **limits)
+
+    def describe(image):
+        time.sleep(0.05)  # in which a reader would go on
+        begun.append(len(read))
+        return orb(image)
+
+    orb = baseline("orb", 50)
+    monkeypatch.setattr("ripe.images.read_image", counted)
+    evaluate(pairs, protocol, describe, tmp_path)
+    assert begun == list(range(1, len(pairs.images) + 1))
 
 
 def test_a_photo_that_has_changed_is_scored_anew(tmp_path):
