@@ -1,17 +1,19 @@
 """What gives features: functions from an image, and how photos become such images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ripe.extract_many import Extract, Extraction
 from ripe.features import Features
-from ripe.images import as_rgb, rescale_keypoints, resize
+from ripe.images import MAX_MEGAPIXELS, rescale_keypoints, resize, unit_range
+from ripe.inference import READ_AHEAD, Failed, prepare
 from ripe.model import RIPE
 
 Describer = Callable[[Tensor], Features]
@@ -55,23 +57,37 @@ def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None
     return lambda image: model.extract(image, max_keypoints=max_keypoints, threshold=threshold)[0]
 
 
-def shrinking(describe: Describer, max_side: int) -> Extract:
+def shrinking(describe: Describer, max_side: int, max_megapixels: float = MAX_MEGAPIXELS) -> Extract:
     """A describer for `extract_many`; photos whose longer side exceeds `max_side` pixels are shrunk, none enlarged."""
     resizing = Resizing("long", max_side, enlarge=False)
 
-    def extract(photo: np.ndarray) -> Extraction:
-        original = as_rgb(photo)
+    def extract(original: Tensor) -> Extraction:
         image = resized(original, resizing)
         return Extraction(to_original(describe(image), original), max(image.shape[1:]))
 
-    return one_by_one(extract)
+    return one_by_one(extract, max_megapixels=max_megapixels)
 
 
-def one_by_one(extract: Callable[[np.ndarray], Extraction]) -> Extract:
-    """What extracts one photo, for `extract_many`."""
+def one_by_one(
+    extract: Callable[[Tensor], Extraction], *, max_megapixels: float = MAX_MEGAPIXELS, ahead: int = READ_AHEAD
+) -> Extract:
+    """What extracts one photo, for `extract_many`.
 
-    def extract_each(photos: Sequence[np.ndarray]) -> list[Extraction]:
-        return [extract(photo) for photo in photos]
+    Args:
+        extract: given a 3×H×W photo in 0..1 of original size; a `ValueError` of its is reported, as of a bad file.
+        max_megapixels: photos of more million pixels are refused.
+        ahead: how many photos are read before their turn; with 0, none is while the extractor works.
+    """
+
+    def extract_each(paths: Sequence[Path], failed: Failed) -> Iterator[tuple[int, Extraction]]:
+        unmasked = zip(paths, repeat(None))
+        for photo in prepare(unmasked, long_side=None, max_megapixels=max_megapixels, failed=failed, ahead=ahead):
+            try:
+                extraction = extract(unit_range(photo.pixels))
+            except ValueError as error:
+                failed(photo.index, error)
+            else:
+                yield photo.index, extraction
 
     return extract_each
 

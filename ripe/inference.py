@@ -54,6 +54,7 @@ def prepare(
     long_side: int | None,
     max_megapixels: float,
     failed: Failed | None,
+    ahead: int = READ_AHEAD,
 ) -> Iterator[Prepared]:
     """Read and resize images, in order; no more are read than will soon be wanted.
 
@@ -62,9 +63,10 @@ def prepare(
         long_side: the longer side's length in pixels; images keep their size if None.
         max_megapixels: larger files are refused.
         failed: told of images that cannot be used, which are left out; if None, the first one's error is raised.
+        ahead: how many files are read before their turn; with 0, none is while the caller works on an image.
     """
     read = partial(_read, long_side=long_side, max_megapixels=max_megapixels)
-    for index, (reading, mask) in enumerate(_read_ahead(read, images)):
+    for index, (reading, mask) in enumerate(_read_ahead(read, images, ahead)):
         try:
             pixels, size = reading.result()
             image = Prepared(index, pixels, size, None if mask is None else _as_mask(mask, size))
@@ -111,15 +113,15 @@ def inside(mask: Tensor, keypoints: Tensor) -> Tensor:
 
 
 def _read_ahead(
-    read: Callable[[ImageLike], tuple[Tensor, Size]], images: Iterable[tuple[ImageLike, MaskLike | None]]
+    read: Callable[[ImageLike], tuple[Tensor, Size]], images: Iterable[tuple[ImageLike, MaskLike | None]], ahead: int
 ) -> Iterator[tuple["Future[tuple[Tensor, Size]]", MaskLike | None]]:
-    """What `read` makes of each image, and its mask, in order; threads read files, `READ_AHEAD` before their turn."""
+    """What `read` makes of each image, and its mask, in order; threads read files, `ahead` before their turn."""
     pool = ThreadPoolExecutor(READERS)
     waiting: deque[tuple[Future[tuple[Tensor, Size]], MaskLike | None]] = deque()
     try:
         for image, mask in images:
             waiting.append((pool.submit(read, image) if isinstance(image, str | Path) else _done(read, image), mask))
-            if len(waiting) > READ_AHEAD:
+            if len(waiting) > ahead:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()

@@ -34,7 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry the command out; 1 if some images could not be read."""
     from ripe import files
     from ripe.extract_many import extract_many, model_extract, model_settings
-    from ripe.inference import MAX_PIXELS_PER_BATCH
     from ripe.storage import FeatureFile
 
     files.check_writable(arguments.output)
@@ -45,14 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         FeatureFile(arguments.output, {**given, **model_settings(model, given["threshold"])}) as store,
         progress_bar("extract", len(named), unit="image") as progress,
     ):
-        failures = extract_many(
-            named,
-            model_extract(model, **given),
-            store,
-            batch_pixels=MAX_PIXELS_PER_BATCH,
-            max_megapixels=arguments.max_megapixels,
-            progress=progress,
-        )
+        extract = model_extract(model, **given, max_megapixels=arguments.max_megapixels)
+        failures = extract_many(named, extract, store, progress=progress)
     print(f"{len(named) - len(failures)} of {len(named)} images in {arguments.output}")
     for name, reason in failures.items():
         print(f"ripe: not extracted: {name}: {reason}", file=sys.stderr)

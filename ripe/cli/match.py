@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _match_many(arguments: argparse.Namespace) -> int:
-    """Match a list of pairs with stored features; 1 if an image had none."""
+    """Match a list of pairs with stored features; 1 if an image had none, or such as cannot be matched."""
     if arguments.pairs is None or arguments.features is None or arguments.output is None:
         arguments.refuse("--pairs, --features and -o belong together")
     if arguments.image0 is not None or arguments.json is not None:
@@ -106,18 +106,26 @@ def _match_many(arguments: argparse.Namespace) -> int:
         MatchFile(arguments.output, {**settings, **features.settings}) as store,
         progress_bar("match", len(pairs), unit="pair") as progress,
     ):
-        keep = partial(_inliers, arguments)
-        missing = match_many(features, pairs, store, device=device, progress=progress, keep=keep)
+        problems: list[str] = []
+        missing = match_many(
+            features,
+            pairs,
+            store,
+            device=device,
+            progress=progress,
+            keep=partial(_inliers, arguments),
+            failed=lambda pair, error: problems.append(f"{pair[0]} and {pair[1]}: {error}"),
+        )
         done = sum(store.holds(*pair) for pair in pairs)
         verdicts = Counter(store.notes(*pair).get("verdict") for pair in pairs)
     print(f"{done} of {len(pairs)} pairs in {arguments.output}")
     if arguments.geometry != "none":
         print(", ".join(f"{verdicts[name]} {words}" for name, words in WORDS.items()))
     for name, count in missing.items():
-        print(
-            f"ripe: not matched: {count} pairs of {name}: {arguments.features} has no features of it", file=sys.stderr
-        )
-    return 1 if missing else 0
+        problems.append(f"{count} pairs of {name}: {arguments.features} has no features of it")
+    for problem in problems:
+        print(f"ripe: not matched: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _verification(arguments: argparse.Namespace) -> str:

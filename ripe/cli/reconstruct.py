@@ -172,7 +172,7 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     for rival in arguments.baseline:
         describers[rival] = baseline(rival, arguments.max_keypoints), {"baseline": rival}
     return [
-        Source(name, shrinking(describe, arguments.resize), {**settings, **limits}, arguments.max_megapixels)
+        Source(name, shrinking(describe, arguments.resize, arguments.max_megapixels), {**settings, **limits})
         for name, (describe, settings) in describers.items()
     ]
 

@@ -12,7 +12,7 @@ from ripe.evaluation.report import Result, SetReport
 from ripe.evaluation.scoring import correct_matches
 from ripe.extractors import resized
 from ripe.files import replacing
-from ripe.images import as_rgb
+from ripe.images import MAX_MEGAPIXELS, as_rgb
 
 WIDTH = 960
 STYLE = (
@@ -22,7 +22,13 @@ STYLE = (
 
 
 def draw_pairs(
-    report: SetReport, result: Result, matched: Sequence[MatchedPair], folder: Path, count: int
+    report: SetReport,
+    result: Result,
+    matched: Sequence[MatchedPair],
+    folder: Path,
+    count: int,
+    *,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> list[tuple[str, str]]:
     """Write a JPEG for each of the `count` worst and best pairs: correct matches green, the others red.
 
@@ -37,7 +43,7 @@ def draw_pairs(
     drawn = []
     for rank, name in enumerate(chosen):
         file = folder / f"{result.candidate.key}-{rank:02}.jpg"
-        _draw(report, by_name[name], file)
+        _draw(report, by_name[name], file, max_megapixels)
         pair = result.score.pairs[name]
         unit = report.protocol.unit
         errors = ", ".join(f"{error:.2f}{unit}" if np.isfinite(error) else "no estimate" for error in pair.errors)
@@ -73,8 +79,9 @@ def _figure(source: str, caption: str) -> str:
     )
 
 
-def _draw(report: SetReport, matched: MatchedPair, path: Path) -> None:
-    images = [as_rgb(report.pairs.path(name)) for name in (matched.pair.image0, matched.pair.image1)]
+def _draw(report: SetReport, matched: MatchedPair, path: Path, max_megapixels: float) -> None:
+    paths = [report.pairs.path(name) for name in (matched.pair.image0, matched.pair.image1)]
+    images = [as_rgb(path, max_megapixels=max_megapixels) for path in paths]
     if report.protocol.in_resized_pixels:
         images = [resized(image, report.protocol.resizing) for image in images]
     correct = correct_matches(matched, report.protocol)

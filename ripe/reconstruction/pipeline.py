@@ -15,7 +15,6 @@ import torch
 
 from ripe.extract_many import Extract, extract_many
 from ripe.files import locked
-from ripe.images import MAX_MEGAPIXELS
 from ripe.integrations import colmap
 from ripe.match_many import SETTINGS, match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
@@ -39,13 +38,11 @@ class Source:
         name: of the extractor; a folder is named after it.
         extract: gives photos' features.
         settings: what the features depend on; stored with them, and a later run must agree.
-        max_megapixels: photos of more million pixels are refused.
     """
 
     name: str
     extract: Extract
     settings: Mapping[str, Any]
-    max_megapixels: float = MAX_MEGAPIXELS
 
 
 @dataclass(frozen=True)
@@ -165,16 +162,22 @@ def _extract(folder: Path, names: Sequence[str], source: Source, path: Path, rep
     with FeatureFile(path, source.settings) as store:
         photos = {name: folder / name for name in names}
         progress = _counted("extract", len(names), report)
-        return extract_many(photos, source.extract, store, max_megapixels=source.max_megapixels, progress=progress)
+        return extract_many(photos, source.extract, store, progress=progress)
 
 
 def _match(
     features: FeatureReader, pairs: Sequence[Pair], path: Path, device: torch.device | str, report: Report
 ) -> dict[str, str]:
+    """Store the matches of all pairs; why some have none is returned, by the name of the photo or both of them."""
+    failures: dict[str, str] = {}
+
+    def failed(pair: Pair, error: Exception) -> None:
+        failures[" and ".join(pair)] = str(error)
+
     with MatchFile(path, {**SETTINGS, **features.settings}) as store:
         progress = _counted("match", len(pairs), report)
-        missing = match_many(features, pairs, store, device=device, progress=progress)
-    return {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
+        missing = match_many(features, pairs, store, device=device, progress=progress, failed=failed)
+    return failures | {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
 
 
 def _counted(stage: str, total: int, report: Report) -> Callable[..., None]:
