@@ -13,6 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ripe.alignment import Alignment as Alignment
+    from ripe.alignment import UnrelatedPhotosError as UnrelatedPhotosError
+    from ripe.alignment import align as align
     from ripe.features import Features as Features
     from ripe.features import Matches as Matches
     from ripe.features import TwoViewGeometry as TwoViewGeometry
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Alignment": "ripe.alignment",
     "Features": "ripe.features",
     "Matches": "ripe.features",
     "RIPE": "ripe.model",
     "TwoViewGeometry": "ripe.features",
+    "UnrelatedPhotosError": "ripe.alignment",
     "Verdict": "ripe.geometry.verdict",
+    "align": "ripe.alignment",
     "estimate_geometry": "ripe.geometry.robust",
     "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",

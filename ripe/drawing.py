@@ -37,12 +37,15 @@ BLUE = (70, 140, 255)
 COLOURS: dict[str, Colour | None] = {"matched": None, "doubtful": ORANGE, "chance": GREY}
 """Of inliers, by the name of the verdict on them; None is by position."""
 UNVERIFIED = BLUE
+WHITE = np.uint8(255)
+FLICKER_SIDE = 1280
+FLICKER_MS = 700  # that each frame is shown
 FAR = 2**20  # pixels; what lies farther out is drawn from there, as OpenCV's positions are 32-bit numbers
 SHIFT = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
 PIXELS_PER_WIDTH = 900  # of the picture: a line of it is one pixel wide for each
 OPAQUE_LINES = 30  # with more of them lines fade, so that the photos can be seen behind hundreds
-OPACITIES = (0.3, 0.9)  # least and most
-SHADOW = 0.35  # of the lines' opacity: dark edges, by which few lines are seen on any ground
+OPACITIES = (0.18, 0.9)  # least and most
+SHADOW = 0.5  # by opacity: dark edges, by which few lines are seen on any ground
 
 
 def draw_view(
@@ -135,7 +138,7 @@ def position_colours(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     From left to right they go from yellow by green to cyan, from top to bottom from pale to deep.
     """
     x, y = np.clip((points + 0.5) / (size[1], size[0]), 0, 1).T
-    hsv = np.stack([54 + 132 * x, 0.45 + 0.55 * y, 1 - 0.25 * y], axis=-1).astype(np.float32)
+    hsv = np.stack([54 + 132 * x, 0.4 + 0.6 * y, 1 - 0.25 * y], axis=-1).astype(np.float32)
     rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if len(hsv) else hsv
     return np.rint(rgb * 255).astype(int)
 
@@ -191,8 +194,27 @@ def blend(ground: np.ndarray, upper: np.ndarray, valid: np.ndarray) -> np.ndarra
     return np.where(valid[:, :, None], mean, ground)
 
 
+def checker(ground: np.ndarray, upper: np.ndarray, valid: np.ndarray, *, squares: int = 8) -> np.ndarray:
+    """Two H×W×3 uint8 pictures in turn, as a chequer of `squares` along the longer side; the first one if not `valid`."""
+    height, width = valid.shape
+    side = max(1, -(-max(height, width) // squares))
+    odd = (np.arange(height)[:, None] // side + np.arange(width) // side) % 2 == 1
+    return np.where((odd & valid)[:, :, None], upper, ground)
+
+
+def save_flicker(frames: Sequence[np.ndarray], path: str | Path, *, max_side: int = FLICKER_SIDE) -> None:
+    """Write a GIF that shows H×W×3 uint8 pictures in turn, without end, shrunk to a longer side of `max_side`."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    for picture in pictures:
+        picture.thumbnail((max_side, max_side))
+    with replacing(path) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=FLICKER_MS, loop=0
+        )
+
+
 def save_picture(picture: np.ndarray, path: str | Path) -> None:
-    """Write an H×W×3 uint8 RGB picture; the file's ending says in which format.
+    """Write an H×W×3 RGB or H×W grey uint8 picture; the file's ending says in which format.
 
     Pillow writes it and not OpenCV, whose PNG writer ends the process if pycolmap was imported before it.
     """
@@ -271,7 +293,7 @@ def _draw_lines(canvas: np.ndarray, starts: np.ndarray, ends: np.ndarray, colour
     width = _line_width(canvas)
     least, most = OPACITIES
     opacity = float(np.clip(most * (OPAQUE_LINES / max(1, len(starts))) ** 0.5, least, most))
-    for shades, extra, share in (([(0, 0, 0)] * len(colours), 2, SHADOW * opacity), (colours, 0, opacity)):
+    for shades, extra, share in (([(0, 0, 0)] * len(colours), 2, SHADOW * opacity**2), (colours, 0, opacity)):
         lines = canvas.copy()
         for start, end, colour in zip(*fixed, shades, strict=True):
             cv2.line(lines, start, end, colour, width + extra, cv2.LINE_AA, SHIFT)

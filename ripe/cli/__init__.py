@@ -13,6 +13,8 @@ from ripe.cli.parser import CommandParser
 
 COMMANDS = {
     "match": ("ripe.cli.match", "match two photos and fit their geometry"),
+    "align": ("ripe.cli.align", "warp one photo into the frame of another"),
+    "stitch": ("ripe.cli.stitch", "join overlapping photos into a panorama"),
     "extract": ("ripe.cli.extract", "extract the features of many photos to an HDF5 file"),
     "reconstruct": ("ripe.cli.reconstruct", "reconstruct a scene from a folder of photos with COLMAP"),
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
