@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ripe.alignment import Alignment as Alignment
-    from ripe.alignment import UnrelatedPhotosError as UnrelatedPhotosError
     from ripe.alignment import align as align
     from ripe.features import Features as Features
     from ripe.features import Matches as Matches
     from ripe.features import TwoViewGeometry as TwoViewGeometry
     from ripe.geometry.robust import estimate_geometry as estimate_geometry
+    from ripe.geometry.verdict import UnrelatedPhotosError as UnrelatedPhotosError
     from ripe.geometry.verdict import Verdict as Verdict
     from ripe.geometry.verdict import judge as judge
     from ripe.matching import match as match
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ripe.pretrained import load as load
     from ripe.pretrained import save_weights as save_weights
     from ripe.pretrained import vgg_hyper as vgg_hyper
+    from ripe.stitching import Panorama as Panorama
+    from ripe.stitching import stitch as stitch
 
     __version__: str
 
@@ -34,9 +36,10 @@ _HOMES = {
     "Alignment": "ripe.alignment",
     "Features": "ripe.features",
     "Matches": "ripe.features",
+    "Panorama": "ripe.stitching",
     "RIPE": "ripe.model",
     "TwoViewGeometry": "ripe.features",
-    "UnrelatedPhotosError": "ripe.alignment",
+    "UnrelatedPhotosError": "ripe.geometry.verdict",
     "Verdict": "ripe.geometry.verdict",
     "align": "ripe.alignment",
     "estimate_geometry": "ripe.geometry.robust",
@@ -44,6 +47,7 @@ _HOMES = {
     "load": "ripe.pretrained",
     "match": "ripe.matching",
     "save_weights": "ripe.pretrained",
+    "stitch": "ripe.stitching",
     "vgg_hyper": "ripe.pretrained",
 }
 

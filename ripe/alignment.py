@@ -6,35 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ripe import checks
 from ripe.features import TwoViewGeometry
 from ripe.geometry.robust import estimate_geometry
-from ripe.geometry.verdict import Verdict, judge
+from ripe.geometry.verdict import WORDS, UnrelatedPhotosError, Verdict, judge
 from ripe.geometry.warping import LARGEST_SIDE, picture_of, warp
 from ripe.images import MAX_MEGAPIXELS, ImageLike, as_planes
 from ripe.matching import match
 from ripe.two_views import INLIER_THRESHOLDS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ripe.model import RIPE
 
 LONG_SIDE = 1600
-
-
-class UnrelatedPhotosError(ValueError):
-    """The photos' matches agree with no homography better than chance does.
-
-    Attributes:
-        verdict: on the pair.
-    """
-
-    def __init__(self, verdict: Verdict, inliers: int, matches: int) -> None:
-        super().__init__(f"the photos do not align: {inliers} of {matches} matches agree, which is {verdict}")
-        self.verdict = verdict
 
 
 @dataclass(eq=False)
@@ -102,10 +87,7 @@ def align(
     geometry = estimate_geometry("homography", *points, max_error=threshold / shrunk[1])
     verdict = judge(geometry, *points)
     if geometry.model is None or verdict.name == "chance":
-        raise UnrelatedPhotosError(verdict, geometry.num_inliers, len(points[0]))
-    warped, valid = _into_frame(planes[1], geometry.model, planes[0])
+        agree = f"{geometry.num_inliers} of {len(points[0])} matches agree"
+        raise UnrelatedPhotosError(f"the photos do not align: {agree}, which is {WORDS['chance']}")
+    warped, valid = warp(picture_of(planes[1]), geometry.model, (planes[0].shape[2], planes[0].shape[1]))
     return Alignment(warped, valid, geometry, verdict)
-
-
-def _into_frame(image: Tensor, homography: Tensor, frame: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return warp(picture_of(image), homography, (frame.shape[2], frame.shape[1]))

@@ -7,7 +7,7 @@ done in photos that are shrunk to one scale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,13 +19,15 @@ import numpy as np
 from ripe import checks
 from ripe.features import Features, Matches, TwoViewGeometry
 from ripe.geometry.robust import estimate_geometry
-from ripe.geometry.verdict import judge
+from ripe.geometry.verdict import UnrelatedPhotosError, judge
 from ripe.geometry.warping import picture_of
 from ripe.images import MAX_MEGAPIXELS, as_rgb, fit_long_side, resize
 from ripe.matching import match
 from ripe.two_views import INLIER_THRESHOLDS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ripe.model import RIPE
 
 LONG_SIDE = 1600
@@ -42,11 +44,13 @@ class Panorama:
         picture: H×W×3 uint8 RGB, black where no photo reaches.
         valid: H×W bool, True where one does.
         used: indices of the photos in it, rising.
+        unreadable: why not, by index, of photos that could not be read. What is in neither matches no photo in it.
     """
 
     picture: np.ndarray
     valid: np.ndarray
     used: list[int]
+    unreadable: dict[int, str]
 
 
 def stitch(
@@ -56,6 +60,7 @@ def stitch(
     max_keypoints: int = 2048,
     long_side: int = LONG_SIDE,
     max_megapixels: float = MAX_MEGAPIXELS,
+    progress: Callable[[], object] | None = None,
 ) -> Panorama:
     """Join overlapping photos, taken from one place in any order, to a panorama.
 
@@ -64,14 +69,15 @@ def stitch(
         model: that extracts; `ripe.load()` if None.
         max_keypoints: of each photo.
         long_side: larger photos are shrunk to it.
-        max_megapixels: larger files are refused.
+        max_megapixels: larger files are not read.
+        progress: called once for each photo, and once for each pair of them.
 
     Returns:
         The panorama of the largest group of photos that matches join; the others are left out.
 
     Raises:
-        ValueError: no two photos belong together, the cameras cannot be estimated, or the panorama would be too large.
-        FileNotFoundError: no such photo.
+        UnrelatedPhotosError: a `ValueError`; no two photos belong together.
+        ValueError: the cameras cannot be estimated, or the panorama would be too large.
     """
     if len(images) < 2:
         raise ValueError(f"a panorama takes two photos or more; there is {len(images)}")
@@ -80,49 +86,61 @@ def stitch(
         from ripe.pretrained import load
 
         model = load()
-    pictures, features = [], []
-    for path in images:
-        photo = as_rgb(path, max_megapixels=max_megapixels)
-        size = (photo.shape[1], photo.shape[2])
-        shrunk = photo if max(size) <= long_side else resize(photo, fit_long_side(size, long_side))
-        features.append(model.extract(shrunk, max_keypoints=max_keypoints)[0].to("cpu"))
-        pictures.append(picture_of(shrunk))
-    verified = _verified_pairs(features)
-    used = _largest_group(len(images), list(verified))
+    step = progress or (lambda: None)
+    pictures: dict[int, np.ndarray] = {}
+    features: dict[int, Features] = {}
+    unreadable: dict[int, str] = {}
+    for index, path in enumerate(images):
+        try:
+            shrunk = _read(path, long_side, max_megapixels)
+        except (OSError, ValueError) as error:
+            unreadable[index] = str(error)
+        else:
+            features[index] = model.extract(shrunk, max_keypoints=max_keypoints)[0].to("cpu")
+            pictures[index] = picture_of(shrunk)
+        step()
+    verified = _verified_pairs(features, step)
+    used = _largest_group(list(features), list(verified))
     if len(used) < 2:
-        raise ValueError("no two of the photos belong together: none has more matches with another than chance gives")
+        raise UnrelatedPhotosError("no two of the photos belong together: none matches another better than by chance")
     number = {index: place for place, index in enumerate(used)}
     pairs = {(number[i], number[j]): found for (i, j), found in verified.items() if i in number and j in number}
     cameras = _estimate_cameras([features[index] for index in used], pairs)
     picture, valid = _compose([pictures[index] for index in used], cameras)
-    return Panorama(picture, valid, used)
+    return Panorama(picture, valid, used, unreadable)
 
 
 Verified = dict[tuple[int, int], tuple[Matches, TwoViewGeometry]]
 
 
-def _verified_pairs(features: Sequence[Features]) -> Verified:
+def _read(path: str | Path, long_side: int, max_megapixels: float) -> Tensor:
+    photo = as_rgb(path, max_megapixels=max_megapixels)
+    size = (photo.shape[1], photo.shape[2])
+    return photo if max(size) <= long_side else resize(photo, fit_long_side(size, long_side))
+
+
+def _verified_pairs(features: Mapping[int, Features], step: Callable[[], object]) -> Verified:
     """The pairs that are matched, by their indices, each with matches and homography."""
     threshold = INLIER_THRESHOLDS["homography"]
     assert threshold is not None
     found: Verified = {}
-    for i, j in combinations(range(len(features)), 2):
+    for i, j in combinations(features, 2):
         matches = match(features[i], features[j])
         points = matches.points(features[i], features[j])
         geometry = estimate_geometry("homography", *points, max_error=threshold)
         if judge(geometry, *points):
             found[i, j] = (matches, geometry)
+        step()
     return found
 
 
-def _largest_group(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """The largest set of 0..`count` that `pairs` connect, rising; of equally large ones the first."""
-    group = list(range(count))
-    for i, j in pairs:
-        kept, gone = sorted((group[i], group[j]))
-        group = [kept if label == gone else label for label in group]
-    largest = max(dict.fromkeys(group), key=group.count)
-    return [index for index, label in enumerate(group) if label == largest]
+def _largest_group(photos: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """The largest set of photos that `pairs` connect, rising; of equally large ones the first."""
+    groups = [{photo} for photo in photos]
+    for pair in pairs:
+        joined = [group for group in groups if not group.isdisjoint(pair)]
+        groups = [set.union(*joined), *(group for group in groups if group not in joined)]
+    return sorted(max(groups, key=lambda group: (len(group), -min(group)), default=set()))
 
 
 def _estimate_cameras(features: Sequence[Features], pairs: Verified) -> list[Any]:
@@ -138,7 +156,7 @@ def _estimate_cameras(features: Sequence[Features], pairs: Verified) -> list[Any
     adjuster = cv2.detail.BundleAdjusterRay()
     adjuster.setConfThresh(0.5)
     done, adjusted = adjuster.apply(ours, table, cameras)
-    if not done:
+    if not done or not all(np.isfinite(camera.K()).all() and np.isfinite(camera.R).all() for camera in adjusted):
         raise ValueError("the cameras cannot be adjusted to the matches; did the camera move, rather than turn?")
     rotations = cv2.detail.waveCorrect([camera.R for camera in adjusted], cv2.detail.WAVE_CORRECT_AUTO)
     for camera, rotation in zip(adjusted, rotations, strict=True):
@@ -172,3 +190,86 @@ def _matches_info(i: int, j: int, pairs: Verified) -> Any:
     info.num_inliers = geometry.num_inliers
     info.confidence = 1.0
     return info
+
+
+@dataclass
+class _Warper:
+    """Puts photos of one scale on the sphere around their cameras, `radius` pixels large.
+
+    Attributes:
+        scale: of the photos, by those whose cameras were estimated.
+        radius: of the sphere for photos of scale 1.
+    """
+
+    scale: float
+    radius: float
+
+    def corner_and_size(self, camera: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where a photo of (width, height) `size` lies on the sphere: (x, y) and (width, height)."""
+        x, y, width, height = self._sphere().warpRoi(size, *self._pose(camera))
+        return (x, y), (width, height)
+
+    def __call__(self, picture: np.ndarray, camera: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The warped photo, and a mask of 255 where it is seen."""
+        whole = np.full(picture.shape[:2], 255, dtype=np.uint8)
+        pose = self._pose(camera)
+        _, warped = self._sphere().warp(picture, *pose, cv2.INTER_LINEAR, cv2.BORDER_REFLECT)
+        _, mask = self._sphere().warp(whole, *pose, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+        return warped, mask
+
+    def _sphere(self) -> Any:
+        return cv2.PyRotationWarper("spherical", self.radius * self.scale)
+
+    def _pose(self, camera: Any) -> tuple[np.ndarray, np.ndarray]:
+        intrinsics = camera.K().astype(np.float32)
+        intrinsics[:2] *= self.scale
+        return intrinsics, camera.R.astype(np.float32)
+
+
+def _compose(pictures: Sequence[np.ndarray], cameras: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The panorama and where it shows something, from photos (H×W×3 uint8) and their cameras."""
+    warper = _Warper(1.0, float(np.median([camera.focal for camera in cameras])))
+    places = [
+        warper.corner_and_size(camera, picture.shape[1::-1])
+        for picture, camera in zip(pictures, cameras, strict=True)
+    ]
+    corners, sizes = [place[0] for place in places], [place[1] for place in places]
+    _check_extent(corners, sizes)
+    seams, compensator = _seams(pictures, cameras, warper)
+    blender = cv2.detail.MultiBandBlender(0, BANDS)
+    blender.prepare(cv2.detail.resultRoi(corners, sizes))
+    for index, (picture, camera) in enumerate(zip(pictures, cameras, strict=True)):
+        warped, mask = warper(picture, camera)
+        compensator.apply(index, corners[index], warped, mask)
+        seam = cv2.resize(cv2.dilate(seams[index], None), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        blender.feed(warped.astype(np.int16), cv2.bitwise_and(seam, mask), corners[index])
+    joined, seen = blender.blend(None, None)
+    return np.clip(joined, 0, 255).astype(np.uint8), seen > 0
+
+
+def _seams(pictures: Sequence[np.ndarray], cameras: Sequence[Any], full: _Warper) -> tuple[list[np.ndarray], Any]:
+    """Masks of what is taken of each warped photo, in small, and what makes the photos equally bright."""
+    area = max(picture.shape[0] * picture.shape[1] for picture in pictures)
+    warper = replace(full, scale=min(1.0, (SEAM_PIXELS / area) ** 0.5))
+    corners, warped, masks = [], [], []
+    for picture, camera in zip(pictures, cameras, strict=True):
+        small = cv2.resize(picture, None, fx=warper.scale, fy=warper.scale, interpolation=cv2.INTER_AREA)
+        seen, mask = warper(small, camera)
+        corners.append(warper.corner_and_size(camera, small.shape[1::-1])[0])
+        warped.append(seen)
+        masks.append(mask)
+    compensator = cv2.detail.ExposureCompensator.createDefault(cv2.detail.EXPOSURE_COMPENSATOR_GAIN_BLOCKS)
+    compensator.feed(corners, warped, masks)
+    finder = cv2.detail.GraphCutSeamFinder("COST_COLOR")
+    found = finder.find([picture.astype(np.float32) for picture in warped], corners, masks)
+    return [mask.get() if isinstance(mask, cv2.UMat) else mask for mask in found], compensator
+
+
+def _check_extent(corners: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]) -> None:
+    first = np.min(corners, axis=0)
+    width, height = np.max(np.add(corners, sizes), axis=0) - first
+    if width * height > MAX_MEGAPIXELS_OUT * 1e6:
+        raise ValueError(
+            f"the panorama would have {width}×{height} pixels, more than {MAX_MEGAPIXELS_OUT:g} million; give smaller "
+            "photos, or fewer (does one not belong to the others?)"
+        )

@@ -23,7 +23,6 @@ but hardly moved. Where the matches agree no better than by chance, nothing is w
 doubtful pair is aligned with a warning.
 """
 VIEWS = ("warped", "blend", "checker", "flicker")
-UNRELATED = 3
 
 
 def add_parser(commands: Any) -> None:
@@ -60,7 +59,8 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out; 3 if the photos have nothing in common."""
     from ripe import drawing, files
-    from ripe.alignment import UnrelatedPhotosError, align
+    from ripe.alignment import align
+    from ripe.geometry.verdict import UnrelatedPhotosError
     from ripe.images import as_planes
 
     is_gif = arguments.output.suffix.lower() == ".gif"
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except UnrelatedPhotosError as error:
         print(f"ripe: {error}", file=sys.stderr)
-        return UNRELATED
+        return options.UNRELATED
     _report(aligned)
     _save(view, drawing.picture_of(images[0]), aligned, arguments.output)
     print(f"picture    {arguments.output}")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ripe.model import RIPE
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+UNRELATED = 3
+"""Exit status of what is asked to join photos that have no more in common than chance gives."""
 
 
 def add_command(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
