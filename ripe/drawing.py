@@ -195,7 +195,7 @@ def blend(ground: np.ndarray, upper: np.ndarray, valid: np.ndarray) -> np.ndarra
 
 
 def checker(ground: np.ndarray, upper: np.ndarray, valid: np.ndarray, *, squares: int = 8) -> np.ndarray:
-    """Two H×W×3 uint8 pictures in turn, as a chequer of `squares` along the longer side; the first one if not `valid`."""
+    """Two H×W×3 uint8 pictures in turn, `squares` along the longer side; the first one where not H×W bool `valid`."""
     height, width = valid.shape
     side = max(1, -(-max(height, width) // squares))
     odd = (np.arange(height)[:, None] // side + np.arange(width) // side) % 2 == 1

@@ -230,8 +230,7 @@ def _compose(pictures: Sequence[np.ndarray], cameras: Sequence[Any]) -> tuple[np
     """The panorama and where it shows something, from photos (H×W×3 uint8) and their cameras."""
     warper = _Warper(1.0, float(np.median([camera.focal for camera in cameras])))
     places = [
-        warper.corner_and_size(camera, picture.shape[1::-1])
-        for picture, camera in zip(pictures, cameras, strict=True)
+        warper.corner_and_size(camera, picture.shape[1::-1]) for picture, camera in zip(pictures, cameras, strict=True)
     ]
     corners, sizes = [place[0] for place in places], [place[1] for place in places]
     _check_extent(corners, sizes)

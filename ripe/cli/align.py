@@ -49,9 +49,7 @@ def add_parser(commands: Any) -> None:
         metavar="LONG_SIDE",
         help="longer side in pixels that the network sees of larger photos (%(default)s)",
     )
-    group.add_argument(
-        "--inlier-threshold", type=float, metavar="PX", help="in pixels of B as the network sees it (2)"
-    )
+    group.add_argument("--inlier-threshold", type=float, metavar="PX", help="in pixels of B as the network sees it (2)")
     options.add_megapixels_option(group)
     parser.set_defaults(run=run, refuse=parser.error)
 
@@ -70,9 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.output, arguments.mask)):
         drawing.picture_format(path)
         files.check_writable(path)
-    images = [
-        as_planes(path, max_megapixels=arguments.max_megapixels) for path in (arguments.image0, arguments.image1)
-    ]
+    images = [as_planes(path, max_megapixels=arguments.max_megapixels) for path in (arguments.image0, arguments.image1)]
     try:
         aligned = align(
             *images,

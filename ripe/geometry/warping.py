@@ -36,7 +36,9 @@ def warp(picture: np.ndarray, homography: Tensor, size: tuple[int, int]) -> tupl
     """
     largest = max(*picture.shape[:2], *size)
     if largest > LARGEST_SIDE:
-        raise ValueError(f"a side of {largest} pixels cannot be warped; {LARGEST_SIDE} is the most: make a smaller copy")
+        raise ValueError(
+            f"a side of {largest} pixels cannot be warped; {LARGEST_SIDE} is the most: make a smaller copy"
+        )
     height, width = picture.shape[:2]
     homography = homography.detach().cpu().double()
     valid = _seen(homography, (width, height), size)
