@@ -14,7 +14,6 @@ from ripe.geometry.verdict import WORDS, UnrelatedPhotosError, Verdict, judge
 from ripe.geometry.warping import LARGEST_SIDE, picture_of, warp
 from ripe.images import MAX_MEGAPIXELS, ImageLike, as_planes
 from ripe.matching import match
-from ripe.two_views import INLIER_THRESHOLDS
 
 if TYPE_CHECKING:
     from ripe.model import RIPE
@@ -46,7 +45,7 @@ def align(
     model: RIPE | None = None,
     max_keypoints: int = 2048,
     long_side: int = LONG_SIDE,
-    max_error: float | None = None,
+    max_error: float = 2.0,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Alignment:
     """Warp a photo into the frame of another by the homography that their matches agree with.
@@ -60,7 +59,7 @@ def align(
         model: that extracts; `ripe.load()` if None.
         max_keypoints: of each photo.
         long_side: larger photos are shrunk to it for the network.
-        max_error: inlier threshold in pixels of `image1` as the network sees it (`long_side`); 2 if None.
+        max_error: inlier threshold in pixels of `image1` as the network sees it (`long_side`).
         max_megapixels: larger files are refused.
 
     Raises:
@@ -68,6 +67,8 @@ def align(
         FileNotFoundError, ValueError, TypeError: a photo cannot be read, is too large to be warped, or a number is out
             of its range.
     """
+    checks.positive(max_error, "max_error")
+    checks.whole_number(long_side, "long_side", least=1)
     planes = [as_planes(image, max_megapixels=max_megapixels) for image in (image0, image1)]
     for number, photo in enumerate(planes):
         if max(photo.shape[1:]) > LARGEST_SIDE:
@@ -76,15 +77,13 @@ def align(
         from ripe.pretrained import load
 
         model = load()
-    checks.whole_number(long_side, "long_side", least=1)
     shrunk = [min(1.0, long_side / max(photo.shape[1:])) for photo in planes]
     features = [
         model.extract(photo, max_keypoints=max_keypoints, resize=None if scale == 1 else long_side)[0].to("cpu")
         for photo, scale in zip(planes, shrunk, strict=True)
     ]
-    threshold = INLIER_THRESHOLDS["homography"] if max_error is None else checks.positive(max_error, "max_error")
     points = match(*features).points(*features)
-    geometry = estimate_geometry("homography", *points, max_error=threshold / shrunk[1])
+    geometry = estimate_geometry("homography", *points, max_error=max_error / shrunk[1])
     verdict = judge(geometry, *points)
     if geometry.model is None or verdict.name == "chance":
         agree = f"{geometry.num_inliers} of {len(points[0])} matches agree"

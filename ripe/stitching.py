@@ -23,14 +23,15 @@ from ripe.geometry.verdict import UnrelatedPhotosError, judge
 from ripe.geometry.warping import picture_of
 from ripe.images import MAX_MEGAPIXELS, as_rgb, fit_long_side, resize
 from ripe.matching import match
-from ripe.two_views import INLIER_THRESHOLDS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ripe.model import RIPE
 
+detail: Any = cv2.detail  # whose type stubs ask for UMat where arrays are taken, and for what may be left out
 LONG_SIDE = 1600
+MAX_ERROR = 2.0  # of an inlier in pixels of the shrunk photos
 MAX_MEGAPIXELS_OUT = 200.0
 SEAM_PIXELS = 1e5  # of a photo in which seams are looked for, as in OpenCV's own pipeline
 BANDS = 5
@@ -121,13 +122,11 @@ def _read(path: str | Path, long_side: int, max_megapixels: float) -> Tensor:
 
 def _verified_pairs(features: Mapping[int, Features], step: Callable[[], object]) -> Verified:
     """The pairs that are matched, by their indices, each with matches and homography."""
-    threshold = INLIER_THRESHOLDS["homography"]
-    assert threshold is not None
     found: Verified = {}
     for i, j in combinations(features, 2):
         matches = match(features[i], features[j])
         points = matches.points(features[i], features[j])
-        geometry = estimate_geometry("homography", *points, max_error=threshold)
+        geometry = estimate_geometry("homography", *points, max_error=MAX_ERROR)
         if judge(geometry, *points):
             found[i, j] = (matches, geometry)
         step()
@@ -135,12 +134,12 @@ def _verified_pairs(features: Mapping[int, Features], step: Callable[[], object]
 
 
 def _largest_group(photos: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """The largest set of photos that `pairs` connect, rising; of equally large ones the first."""
+    """The largest set of photos that `pairs` connect, rising."""
     groups = [{photo} for photo in photos]
     for pair in pairs:
         joined = [group for group in groups if not group.isdisjoint(pair)]
         groups = [set.union(*joined), *(group for group in groups if group not in joined)]
-    return sorted(max(groups, key=lambda group: (len(group), -min(group)), default=set()))
+    return sorted(max(groups, key=len)) if groups else []
 
 
 def _estimate_cameras(features: Sequence[Features], pairs: Verified) -> list[Any]:
@@ -148,24 +147,24 @@ def _estimate_cameras(features: Sequence[Features], pairs: Verified) -> list[Any
     ours = [_image_features(index, found) for index, found in enumerate(features)]
     count = len(ours)
     table = [_matches_info(i, j, pairs) for i in range(count) for j in range(count)]
-    done, cameras = cv2.detail.HomographyBasedEstimator().apply(ours, table, None)
+    done, cameras = detail.HomographyBasedEstimator().apply(ours, table, None)
     if not done:
         raise ValueError("the cameras cannot be estimated from the homographies between the photos")
     for camera in cameras:
         camera.R = camera.R.astype(np.float32)
-    adjuster = cv2.detail.BundleAdjusterRay()
+    adjuster = detail.BundleAdjusterRay()
     adjuster.setConfThresh(0.5)
     done, adjusted = adjuster.apply(ours, table, cameras)
     if not done or not all(np.isfinite(camera.K()).all() and np.isfinite(camera.R).all() for camera in adjusted):
         raise ValueError("the cameras cannot be adjusted to the matches; did the camera move, rather than turn?")
-    rotations = cv2.detail.waveCorrect([camera.R for camera in adjusted], cv2.detail.WAVE_CORRECT_AUTO)
+    rotations = detail.waveCorrect([camera.R for camera in adjusted], detail.WAVE_CORRECT_AUTO)
     for camera, rotation in zip(adjusted, rotations, strict=True):
         camera.R = rotation
     return list(adjusted)
 
 
 def _image_features(index: int, features: Features) -> Any:
-    found = cv2.detail.ImageFeatures()
+    found = detail.ImageFeatures()
     found.img_idx = index
     found.img_size = features.image_size
     found.keypoints = [cv2.KeyPoint(x, y, 1.0) for x, y in features.keypoints.tolist()]
@@ -174,7 +173,7 @@ def _image_features(index: int, features: Features) -> Any:
 
 def _matches_info(i: int, j: int, pairs: Verified) -> Any:
     """What OpenCV wants to know of each ordered pair of photos; confidence 0 where they do not match."""
-    info = cv2.detail.MatchesInfo()
+    info = detail.MatchesInfo()
     info.src_img_idx, info.dst_img_idx = i, j
     known = pairs.get((min(i, j), max(i, j)))
     if i == j or known is None:
@@ -235,12 +234,14 @@ def _compose(pictures: Sequence[np.ndarray], cameras: Sequence[Any]) -> tuple[np
     corners, sizes = [place[0] for place in places], [place[1] for place in places]
     _check_extent(corners, sizes)
     seams, compensator = _seams(pictures, cameras, warper)
-    blender = cv2.detail.MultiBandBlender(0, BANDS)
-    blender.prepare(cv2.detail.resultRoi(corners, sizes))
+    blender = detail.MultiBandBlender(0, BANDS)
+    blender.prepare(detail.resultRoi(corners, sizes))
     for index, (picture, camera) in enumerate(zip(pictures, cameras, strict=True)):
         warped, mask = warper(picture, camera)
         compensator.apply(index, corners[index], warped, mask)
-        seam = cv2.resize(cv2.dilate(seams[index], None), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        seam = cv2.resize(
+            cv2.dilate(seams[index], np.ones((3, 3), np.uint8)), mask.shape[::-1], interpolation=cv2.INTER_LINEAR
+        )
         blender.feed(warped.astype(np.int16), cv2.bitwise_and(seam, mask), corners[index])
     joined, seen = blender.blend(None, None)
     return np.clip(joined, 0, 255).astype(np.uint8), seen > 0
@@ -257,9 +258,9 @@ def _seams(pictures: Sequence[np.ndarray], cameras: Sequence[Any], full: _Warper
         corners.append(warper.corner_and_size(camera, small.shape[1::-1])[0])
         warped.append(seen)
         masks.append(mask)
-    compensator = cv2.detail.ExposureCompensator.createDefault(cv2.detail.EXPOSURE_COMPENSATOR_GAIN_BLOCKS)
+    compensator = detail.ExposureCompensator.createDefault(detail.EXPOSURE_COMPENSATOR_GAIN_BLOCKS)
     compensator.feed(corners, warped, masks)
-    finder = cv2.detail.GraphCutSeamFinder("COST_COLOR")
+    finder = detail.GraphCutSeamFinder("COST_COLOR")
     found = finder.find([picture.astype(np.float32) for picture in warped], corners, masks)
     return [mask.get() if isinstance(mask, cv2.UMat) else mask for mask in found], compensator
 

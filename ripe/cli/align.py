@@ -49,7 +49,13 @@ def add_parser(commands: Any) -> None:
         metavar="LONG_SIDE",
         help="longer side in pixels that the network sees of larger photos (%(default)s)",
     )
-    group.add_argument("--inlier-threshold", type=float, metavar="PX", help="in pixels of B as the network sees it (2)")
+    group.add_argument(
+        "--inlier-threshold",
+        type=float,
+        default=2.0,
+        metavar="PX",
+        help="in pixels of B as the network sees it (%(default)s)",
+    )
     options.add_megapixels_option(group)
     parser.set_defaults(run=run, refuse=parser.error)
 
