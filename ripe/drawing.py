@@ -43,8 +43,8 @@ FLICKER_MS = 700  # that each frame is shown
 FAR = 2**20  # pixels; what lies farther out is drawn from there, as OpenCV's positions are 32-bit numbers
 SHIFT = 4  # OpenCV takes sub-pixel positions as fixed-point numbers of this many fractional bits
 PIXELS_PER_WIDTH = 900  # of the picture: a line of it is one pixel wide for each
-OPAQUE_LINES = 30  # with more of them lines fade, so that the photos can be seen behind hundreds
-OPACITIES = (0.18, 0.9)  # least and most
+OPAQUE_LINES = 20  # with more of them lines fade, so that the photos can be seen behind hundreds
+OPACITIES = (0.15, 0.9)  # least and most
 SHADOW = 0.5  # by opacity: dark edges, by which few lines are seen on any ground
 
 
