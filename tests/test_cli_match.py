@@ -372,6 +372,35 @@ def test_info_names_versions_models_licences_and_device(capsys: pytest.CaptureFi
         assert word in shown
 
 
+def test_views_can_be_chosen(photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same pair drawn four ways, with the shipped weights; the warped one has the second photo's frame."""
+    written = {}
+    for view in ("keypoints", "matches", "inliers", "warp"):
+        path = tmp_path / f"{view}.png"
+        options = ["--geometry", "homography", "--max-keypoints", "200", "--draw", "20", "--view", view]
+        assert main(["match", *map(str, photos), *options, "-o", str(path)]) == 0
+        assert ("(20 of " in capsys.readouterr().out) == (view in ("matches", "inliers"))
+        with Image.open(path) as picture:
+            written[view] = np.asarray(picture)
+    shapes = {view: picture.shape[1::-1] for view, picture in written.items()}
+    assert shapes.pop("warp") == (741, 500)
+    assert set(shapes.values()) == {(2 * 741 + GAP, 500)}
+    assert len({picture.tobytes() for picture in written.values()}) == 4
+
+
+def test_nothing_is_warped_without_a_homography(
+    photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run_match(photos, random_weights, "--view", "warp", "-o", tmp_path / "a.png")
+    assert exit_info.value.code == 2
+    assert "--view warp goes with --geometry homography" in capsys.readouterr().err
+    options = ("--geometry", "homography", "--view", "warp", "--threshold", "1e6", "-o", tmp_path / "a.png")
+    assert run_match(photos, random_weights, *options) == 3
+    assert "picture    none: no homography was found" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_pictures_of_large_photos_stay_readable() -> None:
     images = [torch.zeros(3, 1000, 3000), torch.zeros(3, 2000, 1000)]
     points = [torch.tensor([[2999.0, 0.0]]), torch.tensor([[0.0, 0.0]])]

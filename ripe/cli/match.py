@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
+  ripe match left.jpg right.jpg -o all.png --view matches --draw 0
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
   ripe match left.jpg right.jpg --geometry essential --intrinsics 1150
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
@@ -36,7 +37,6 @@ stand in double quotes; lines that begin with # are passed over.
 Every fitted pair gets a verdict: matched, doubtful, or no better than chance. Of two photos the last one is exit status
 3, and the picture's lines are grey; of a list, such a pair gets no matches.
 """
-NO_BETTER_THAN_CHANCE = 3
 
 
 def add_parser(commands: Any) -> None:
@@ -45,9 +45,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("image0", metavar="A", type=Path, nargs="?", help="first photo")
     parser.add_argument("image1", metavar="B", type=Path, nargs="?", help="second photo")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="PNG|H5", help="picture of the inlier matches; match file with --pairs"
+        "-o", "--output", type=Path, metavar="PNG|H5", help="picture of the matches; match file with --pairs"
     )
     parser.add_argument("--json", type=Path, metavar="JSON", help="keypoints, matches, inliers, model and settings")
+    options.add_picture_options(parser)
     many = parser.add_argument_group("many pairs (in place of A and B)")
     many.add_argument("--pairs", type=Path, metavar="TXT", help="two image names a line")
     many.add_argument("--features", type=Path, metavar="H5", help="feature file that holds these images")
@@ -76,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.geometry = arguments.geometry or ("none" if many else "fundamental")
     if arguments.intrinsics is not None and (arguments.geometry != "essential" or len(arguments.intrinsics) > 2):
         arguments.refuse("--intrinsics goes with --geometry essential: one camera for both photos, or one for each")
+    if arguments.view == "warp" and arguments.geometry != "homography":
+        arguments.refuse("--view warp goes with --geometry homography")
     if many:
         return _match_many(arguments)
     if arguments.image1 is None:
@@ -207,17 +210,35 @@ def _match_two(arguments: argparse.Namespace) -> int:
         geometry, verdict = fit(arguments.geometry, points, threshold, cameras)
     _report(features, matches, geometry, verdict, watch)
     if arguments.output is not None:
-        shown = points if geometry is None else [p[geometry.inliers] for p in points]
-        colour = drawing.UNVERIFIED if verdict is None else drawing.COLOURS[verdict.name]
-        drawing.save_picture(drawing.draw_matches(images, shown, colour=colour), arguments.output)
-        print(f"picture    {arguments.output}")
+        _draw(arguments, images, features, points, geometry, verdict)
     if arguments.json is not None:
         settings = _settings(arguments, model.detection.threshold, threshold)
         if cameras is not None:
             settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
         files.write_json(arguments.json, document(settings, features, matches, geometry, verdict, watch.milliseconds))
         print(f"json       {arguments.json}")
-    return NO_BETTER_THAN_CHANCE if verdict is not None and verdict.name == "chance" else 0
+    return options.UNRELATED if verdict is not None and verdict.name == "chance" else 0
+
+
+def _draw(
+    arguments: argparse.Namespace,
+    images: Sequence[Tensor],
+    features: Sequence[Features],
+    points: Sequence[Tensor],
+    geometry: TwoViewGeometry | None,
+    verdict: Verdict | None,
+) -> None:
+    from ripe import drawing
+
+    if arguments.view == "warp" and (geometry is None or geometry.model is None):
+        print("picture    none: no homography was found to warp by")
+        return
+    keypoints = [found.keypoints for found in features]
+    picture = drawing.draw_view(arguments.view, images, keypoints, points, geometry, verdict, limit=arguments.draw)
+    drawing.save_picture(picture, arguments.output)
+    every = len(points[0]) if geometry is None or arguments.view == "matches" else geometry.num_inliers
+    is_part = arguments.view in ("matches", "inliers") and 0 < arguments.draw < every
+    print(f"picture    {arguments.output}" + (f" ({arguments.draw} of {every} lines)" if is_part else ""))
 
 
 def _inlier_threshold(arguments: argparse.Namespace) -> float | None:

@@ -30,7 +30,7 @@ def draw_pairs(
     *,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> list[tuple[str, str]]:
-    """Write a JPEG for each of the `count` worst and best pairs: correct matches green, the others red.
+    """Write a JPEG for each of the `count` worst and best pairs: correct matches by position, the others red.
 
     Returns:
         The files' names and captions, worst pairs first.
@@ -65,7 +65,8 @@ def write_page(path: Path, sections: Sequence[tuple[str, str, Sequence[tuple[str
     page = (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>Worst and best pairs</title>"
         f"<style>{STYLE}</style></head>\n<body><h1>Worst and best pairs</h1>\n"
-        "<p>Worst first. Green: matches that agree with the truth; red: the others.</p>\n"
+        "<p>Worst first. Yellow, green and cyan, by their position: matches that agree with the truth; red: the others."
+        "</p>\n"
         f"{body}\n</body></html>\n"
     )
     with replacing(path) as temporary:
@@ -73,8 +74,9 @@ def write_page(path: Path, sections: Sequence[tuple[str, str, Sequence[tuple[str
 
 
 def _figure(source: str, caption: str) -> str:
+    alternative = escape(f"Matches of {caption}", quote=True)
     return (
-        f"<figure><img src='{escape(source, quote=True)}' alt='' loading='lazy'>"
+        f"<figure><img src='{escape(source, quote=True)}' alt='{alternative}' loading='lazy'>"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

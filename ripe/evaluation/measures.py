@@ -154,7 +154,7 @@ class KnownGeometry:
         return Outcome({name: pair.errors[0] for name, pair in score.pairs.items()}, self._mean_area, figures, result)
 
     def picture(self, rival: Rival) -> np.ndarray:
-        """Matches of the first pair that can be read: right ones green, others red."""
+        """Matches of the first pair that can be read: right ones coloured by position, others red."""
         paths = [(self.pairs.path(pair.image0), self.pairs.path(pair.image1)) for pair in self.pairs.pairs]
         index, images = _first_readable(paths)
         first = replace(self.pairs, pairs=[self.pairs.pairs[index]])
@@ -221,7 +221,7 @@ class EpipolarAgreement:
         return Outcome(dict(zip(names, shares, strict=True)), _percent, figures)
 
     def picture(self, rival: Rival) -> np.ndarray:
-        """Matches of the first pair that can be read: those that agree with an epipolar geometry green, others red."""
+        """Matches of the first pair that can be read: those that disagree with an epipolar geometry are red."""
         describe = self._describer(rival)
         images = [resized(image, self.resizing) for image in _first_readable(self.pairs)[1]]
         features = [describe(image).to("cpu") for image in images]
