@@ -35,7 +35,8 @@ EPILOG = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status.
 
-    It is 0, 1 after an error of the input, 3 where photos have nothing in common, 70 after a fault of ours, 130 after Ctrl-C; wrong usage exits with 2.
+    It is 0, 1 after an error of the input, 3 where photos have nothing in common, 70 after a fault of ours, 130 after
+    Ctrl-C; wrong usage exits with 2.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     command = next((word for word in words if not word.startswith("-")), None)
