@@ -135,10 +135,10 @@ def _verified_pairs(features: Mapping[int, Features], step: Callable[[], object]
 
 def _largest_group(photos: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[int]:
     """The largest set of photos that `pairs` connect, rising."""
-    groups = [{photo} for photo in photos]
+    groups: list[set[int]] = [{photo} for photo in photos]
     for pair in pairs:
         joined = [group for group in groups if not group.isdisjoint(pair)]
-        groups = [set.union(*joined), *(group for group in groups if group not in joined)]
+        groups = [set().union(*joined), *(group for group in groups if group not in joined)]
     return sorted(max(groups, key=len)) if groups else []
 
 
