@@ -139,7 +139,8 @@ def _largest_group(photos: Sequence[int], pairs: Sequence[tuple[int, int]]) -> l
     for pair in pairs:
         joined = [group for group in groups if not group.isdisjoint(pair)]
         groups = [set().union(*joined), *(group for group in groups if group not in joined)]
-    return sorted(max(groups, key=lambda group: len(group), default=[]))
+    largest: set[int] = max(groups, key=lambda group: len(group), default=set())
+    return sorted(largest)
 
 
 def _estimate_cameras(features: Sequence[Features], pairs: Verified) -> list[Any]:

@@ -378,7 +378,7 @@ def test_views_can_be_chosen(photos: list[Path], tmp_path: Path, capsys: pytest.
         path = tmp_path / f"{view}.png"
         options = ["--geometry", "homography", "--max-keypoints", "200", "--draw", "20", "--view", view]
         assert main(["match", *map(str, photos), *options, "-o", str(path)]) == 0
-        assert ("(20 of " in capsys.readouterr().out) == (view in ("matches", "inliers"))
+        assert ("drawn      20 of " in capsys.readouterr().out) == (view in ("matches", "inliers"))
         with Image.open(path) as picture:
             written[view] = np.asarray(picture)
     shapes = {view: picture.shape[1::-1] for view, picture in written.items()}

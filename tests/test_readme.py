@@ -36,7 +36,7 @@ def test_the_demo_prints_figures_and_writes_the_picture(tmp_path: Path) -> None:
     demo = [sys.executable, str(ROOT / "demo.py")]
     shown = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     figures = dict(line.split(maxsplit=1) for line in shown.splitlines())
-    assert list(figures) == ["keypoints", "matches", "inliers", "verdict", "time", "picture"]
+    assert list(figures) == ["keypoints", "matches", "inliers", "verdict", "time", "drawn", "picture"]
     assert int(figures["inliers"].split()[0]) > 100
     assert figures["verdict"] == "matched"
     assert (tmp_path / figures["picture"]).stat().st_size > 10_000

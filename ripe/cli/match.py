@@ -237,8 +237,9 @@ def _draw(
     picture = drawing.draw_view(arguments.view, images, keypoints, points, geometry, verdict, limit=arguments.draw)
     drawing.save_picture(picture, arguments.output)
     every = len(points[0]) if geometry is None or arguments.view == "matches" else geometry.num_inliers
-    is_part = arguments.view in ("matches", "inliers") and 0 < arguments.draw < every
-    print(f"picture    {arguments.output}" + (f" ({arguments.draw} of {every} lines)" if is_part else ""))
+    if arguments.view in ("matches", "inliers") and 0 < arguments.draw < every:
+        print(f"drawn      {arguments.draw} of {every}")
+    print(f"picture    {arguments.output}")
 
 
 def _inlier_threshold(arguments: argparse.Namespace) -> float | None:
