@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ripe.features import Features as Features
     from ripe.features import Matches as Matches
     from ripe.features import TwoViewGeometry as TwoViewGeometry
+    from ripe.features import load_features as load_features
     from ripe.geometry.robust import estimate_geometry as estimate_geometry
     from ripe.geometry.verdict import Verdict as Verdict
     from ripe.geometry.verdict import judge as judge
@@ -36,6 +37,7 @@ _HOMES = {
     "estimate_geometry": "ripe.geometry.robust",
     "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",
+    "load_features": "ripe.features",
     "match": "ripe.matching",
     "save_weights": "ripe.pretrained",
     "vgg_hyper": "ripe.pretrained",

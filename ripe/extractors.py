@@ -2,20 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ripe.extract_many import Extract, Extraction
+from ripe.extract_many import Extract, Extraction, Masks
 from ripe.features import Features
 from ripe.images import as_rgb, rescale_keypoints, resize
+from ripe.inference import inside
 from ripe.model import RIPE
 
 Describer = Callable[[Tensor], Features]
 """Gives the features of a 3×H×W RGB image in 0..1 as it is; keypoints are in its pixels."""
+
+
+class MaskedDescriber(Protocol):
+    """A `Describer` that also takes an H×W bool mask; no keypoint lies where it is False."""
+
+    def __call__(self, image: Tensor, mask: Tensor | None = None) -> Features: ...
 
 
 @dataclass(frozen=True)
@@ -50,30 +57,41 @@ class Resizing:
         return f"{self.side} side {'' if self.enlarge else 'at most '}{self.pixels} px"
 
 
-def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> Describer:
+def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> MaskedDescriber:
     """A RIPE model as a describer, with the model's own threshold if None is given."""
-    return lambda image: model.extract(image, max_keypoints=max_keypoints, threshold=threshold)[0]
+
+    def describe(image: Tensor, mask: Tensor | None = None) -> Features:
+        return model.extract(image, max_keypoints=max_keypoints, threshold=threshold, masks=[mask])[0]
+
+    return describe
 
 
-def shrinking(describe: Describer, max_side: int) -> Extract:
+def shrinking(describe: MaskedDescriber, max_side: int | None) -> Extract:
     """A describer for `extract_many`; photos whose longer side exceeds `max_side` pixels are shrunk, none enlarged."""
-    resizing = Resizing("long", max_side, enlarge=False)
 
-    def extract(photo: np.ndarray) -> Extraction:
+    def extract(photo: np.ndarray | Tensor, mask: Tensor | None) -> Extraction:
         original = as_rgb(photo)
-        image = resized(original, resizing)
-        return Extraction(to_original(describe(image), original), max(image.shape[1:]))
+        image = original if max_side is None else resized(original, Resizing("long", max_side, enlarge=False))
+        found = to_original(describe(image, None if mask is None else _shrunk(mask, image)), original)
+        if mask is not None:
+            found = found[inside(mask.to(found.keypoints.device), found.keypoints)]
+        return Extraction(found, max(image.shape[1:]))
 
     return one_by_one(extract)
 
 
-def one_by_one(extract: Callable[[np.ndarray], Extraction]) -> Extract:
+def one_by_one(extract: Callable[[np.ndarray | Tensor, Tensor | None], Extraction]) -> Extract:
     """What extracts one photo, for `extract_many`."""
 
-    def extract_each(photos: Sequence[np.ndarray]) -> list[Extraction]:
-        return [extract(photo) for photo in photos]
+    def extract_each(photos: Sequence[np.ndarray | Tensor], masks: Masks) -> list[Extraction]:
+        return [extract(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
 
     return extract_each
+
+
+def _shrunk(mask: Tensor, image: Tensor) -> Tensor:
+    """A mask of the image's size, True where all pixels are that fell on one of the image's."""
+    return F.interpolate(mask[None, None].float(), size=image.shape[1:], mode="area")[0, 0] == 1
 
 
 def resized(image: Tensor, resizing: Resizing) -> Tensor:

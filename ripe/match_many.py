@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from ripe.features import Features, Matches
-from ripe.matching import match
+from ripe.filters import MUTUAL, MatchFilter
+from ripe.matching import filtered_match
 from ripe.storage import FeatureReader, MatchFile, Pair
 
 CACHED_IMAGES = 128
 PAIRS_PER_PART = 250
 Keep = Callable[[Features, Features, Matches], tuple[Matches, dict[str, Any]]]
-SETTINGS = {"matcher": "mutual nearest neighbours"}
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +25,12 @@ def match_many(
     pairs: Sequence[Pair],
     store: MatchFile,
     *,
+    how: MatchFilter = MUTUAL,
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
     keep: Keep = lambda features0, features1, matches: (matches, {}),
 ) -> Counter[str]:
-    """Match those pairs that the store does not hold yet, by mutual nearest neighbours.
+    """Match those pairs that the store does not hold yet.
 
     Pairs whose features have changed since are matched anew, and a warning says how many. A pair in both orders is
     matched once.
@@ -38,6 +39,7 @@ def match_many(
         features: of the images; descriptors of unit length.
         pairs: names of images.
         store: where the matches go; what was matched before an interruption is kept.
+        how: the descriptors are matched.
         device: where the descriptors are compared.
         progress: called after each pair.
         keep: which matches of two images are stored, such as those that agree with one geometry, and what is noted
@@ -76,7 +78,7 @@ def match_many(
                 missing.update(absent)
                 if not absent:
                     features0, features1 = map(read, pair)
-                    kept, notes[pair] = keep(features0, features1, match(features0, features1))
+                    kept, notes[pair] = keep(features0, features1, filtered_match(features0, features1, how))
                     matched[pair] = kept, len(features0), len(features1)
             if len(matched) == PAIRS_PER_PART:
                 flush()

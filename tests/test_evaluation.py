@@ -330,7 +330,7 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(tmp_path):
     model = build("compact").eval()
 
     def extract(describe, max_side):
-        [extraction] = shrinking(describe, max_side)([read_image(path)])
+        [extraction] = shrinking(describe, max_side)([read_image(path)], [None])
         assert extraction.uncertainty == max(SIZE0) / min(max_side, max(SIZE0))
         return extraction.features
 

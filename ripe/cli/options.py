@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ripe.filters import METHODS, MatchFilter
 
 if TYPE_CHECKING:
     import torch
@@ -11,6 +14,8 @@ if TYPE_CHECKING:
     from ripe.model import RIPE
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+LONG_SIDE = 1600
+"""Detector and descriptor are made for photos of about one megapixel: beyond, little is found and nothing matches."""
 
 
 def add_command(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
@@ -34,16 +39,42 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
-    """--max-keypoints, --threshold and --resize."""
+    """--max-keypoints, --threshold, --resize, --masks and --max-megapixels."""
     group = parser.add_argument_group("keypoints")
     group.add_argument(
         "--max-keypoints", type=positive, default=2048, metavar="N", help="the best N of an image (%(default)s)"
     )
     group.add_argument("--threshold", type=float, metavar="T", help="least score of a keypoint (the model's own)")
+    add_photo_options(group)
+
+
+def add_photo_options(group: argparse._ActionsContainer) -> None:
+    """--resize, --masks and --max-megapixels."""
     group.add_argument(
-        "--resize", type=positive, metavar="LONG_SIDE", help="longer side in pixels that the network sees (as it is)"
+        "--resize",
+        type=long_side,
+        default=LONG_SIDE,
+        metavar="PX|none",
+        help="shrink longer sides to this for the network; none keeps the photo's own size (%(default)s)",
+    )
+    group.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FOLDER",
+        help="keypoints of sub/a.jpg lie only where sub/a.jpg.png, or else sub/a.png, in it is not black",
     )
     add_megapixels_option(group)
+
+
+def add_matching_options(group: argparse._ActionsContainer) -> None:
+    """--method, --ratio and --min-similarity."""
+    group.add_argument(
+        "--method", choices=METHODS, help="mutual nearest neighbours (mutual), or kornia's FGINN or AdaLAM"
+    )
+    group.add_argument(
+        "--ratio", type=float, metavar="R", help="most of nearest by second nearest distance (none; fginn 0.85)"
+    )
+    group.add_argument("--min-similarity", type=float, metavar="S", help="least cosine of a match (-1)")
 
 
 def add_megapixels_option(group: argparse._ActionsContainer) -> None:
@@ -59,6 +90,11 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
+
+
+def long_side(text: str) -> int | None:
+    """An argument that is a length in pixels, or none."""
+    return None if text == "none" else positive(text)
 
 
 def load_model(arguments: argparse.Namespace) -> RIPE:
@@ -78,9 +114,25 @@ def device(arguments: argparse.Namespace) -> torch.device:
 
 
 def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `RIPE.extract` that the options stand for."""
+    """The keyword arguments of `ripe.extract_many.model_extract` that the options stand for."""
+    from ripe.images import MIN_SIDE
+
+    if arguments.resize is not None and arguments.resize < MIN_SIDE:
+        raise ValueError(f"--resize is {arguments.resize}; the longer side needs {MIN_SIDE} pixels or more")
     return {
         "max_keypoints": arguments.max_keypoints,
         "threshold": arguments.threshold,
-        "resize": arguments.resize,
+        "max_side": arguments.resize,
     }
+
+
+def match_filter(arguments: argparse.Namespace) -> MatchFilter:
+    """What --method, --ratio and --min-similarity ask for; mutual nearest neighbours if nothing is said."""
+    names = ("method", "ratio", "min_similarity")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return MatchFilter(**given)
+
+
+def add_overwrite_option(parser: argparse._ActionsContainer, what: str) -> None:
+    """--overwrite."""
+    parser.add_argument("--overwrite", action="store_true", help=f"{what} anew, in place of what is there")

@@ -21,7 +21,7 @@ from ripe.evaluation.protocol import Protocol
 from ripe.extract_many import Extraction, extract_many
 from ripe.extractors import Describer, one_by_one, resized, to_original
 from ripe.images import as_rgb
-from ripe.match_many import SETTINGS, match_many
+from ripe.match_many import match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
 
 Progress = Callable[..., object]
@@ -128,9 +128,9 @@ def match_images(
     Raises:
         ValueError: the file was begun with other settings.
     """
-    settings = {**_settings(candidate, pairs, protocol), **SETTINGS}
+    settings = {**_settings(candidate, pairs, protocol), "matcher": str(protocol.match_filter)}
     with FeatureReader(folder / "features.h5") as features, _Matches(folder / "matches.h5", settings) as store:
-        match_many(features, _names(pairs), store, progress=progress)
+        match_many(features, _names(pairs), store, how=protocol.match_filter, progress=progress)
 
 
 def read_predictions(pairs: PairSet, folder: Path) -> Predictions:
@@ -176,7 +176,7 @@ def _settings(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> dict[
     return {**candidate.settings, "max_keypoints": protocol.max_keypoints, **shared}
 
 
-def _extract(candidate: Candidate, protocol: Protocol, photo: np.ndarray) -> Extraction:
+def _extract(candidate: Candidate, protocol: Protocol, photo: np.ndarray | Tensor, mask: Tensor | None) -> Extraction:
     original = as_rgb(photo)
     image = resized(original, protocol.resizing)
     start = time.perf_counter()

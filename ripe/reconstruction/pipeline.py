@@ -15,9 +15,11 @@ import torch
 
 from ripe.extract_many import Extract, extract_many
 from ripe.files import locked
+from ripe.filters import MUTUAL, MatchFilter
+from ripe.folders import masks_below
 from ripe.images import MAX_MEGAPIXELS
 from ripe.integrations import colmap
-from ripe.match_many import SETTINGS, match_many
+from ripe.match_many import match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
 
 if TYPE_CHECKING:
@@ -40,12 +42,14 @@ class Source:
         extract: gives photos' features.
         settings: what the features depend on; stored with them, and a later run must agree.
         max_megapixels: photos of more million pixels are refused.
+        masks: folder of masks (see `ripe.folders.masks_below`); no keypoint lies where a photo's mask is zero.
     """
 
     name: str
     extract: Extract
     settings: Mapping[str, Any]
     max_megapixels: float = MAX_MEGAPIXELS
+    masks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ def reconstruct(
     *,
     single_camera: bool = False,
     single_threaded: bool = False,
+    match_filter: MatchFilter = MUTUAL,
+    overwrite: bool = False,
     device: torch.device | str = "cpu",
     report: Report = lambda stage, done, total: None,
 ) -> Summary:
@@ -104,6 +110,8 @@ def reconstruct(
         pairs: which are matched.
         single_camera: all photos of one size share one camera.
         single_threaded: let COLMAP's mapping run in one thread, so that equal input gives equal models.
+        match_filter: how descriptors are matched.
+        overwrite: extract and match anew.
         device: where descriptors are compared.
         report: told about progress.
 
@@ -119,7 +127,8 @@ def reconstruct(
         check_distinct(pairs)
     output.mkdir(parents=True, exist_ok=True)
     features_path, matches_path = output / "features.h5", output / "matches.h5"
-    failures = _extract(folder, names, source, features_path, report)
+    with FeatureFile(features_path, source.settings, overwrite=overwrite) as extracted:
+        failures = _extract(folder, names, source, extracted, report)
     readable = [name for name in names if name not in failures]
     if len(readable) < 2:
         first = next(iter(failures.items()), None)
@@ -129,7 +138,12 @@ def reconstruct(
         )
     with FeatureReader(features_path) as features:
         chosen = pairs(features, readable) if callable(pairs) else pairs
-        failures |= _match(features, chosen, matches_path, device, report)
+        with MatchFile(
+            matches_path, {"matcher": str(match_filter), **features.settings}, overwrite=overwrite
+        ) as matched:
+            progress = _counted("match", len(chosen), report)
+            missing = match_many(features, chosen, matched, how=match_filter, device=device, progress=progress)
+        failures |= {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
         # Another process with this output waits here, as it has for the features and the matches.
         with locked(output / MODEL):
             database = output / "database.db"
@@ -160,21 +174,16 @@ def reconstruct(
     )
 
 
-def _extract(folder: Path, names: Sequence[str], source: Source, path: Path, report: Report) -> dict[str, str]:
+def _extract(folder: Path, names: Sequence[str], source: Source, store: FeatureFile, report: Report) -> dict[str, str]:
     """Store the features of all photos; why some have none is returned."""
-    with FeatureFile(path, source.settings) as store:
-        photos = {name: folder / name for name in names}
-        progress = _counted("extract", len(names), report)
-        return extract_many(photos, source.extract, store, max_megapixels=source.max_megapixels, progress=progress)
-
-
-def _match(
-    features: FeatureReader, pairs: Sequence[Pair], path: Path, device: torch.device | str, report: Report
-) -> dict[str, str]:
-    with MatchFile(path, {**SETTINGS, **features.settings}) as store:
-        progress = _counted("match", len(pairs), report)
-        missing = match_many(features, pairs, store, device=device, progress=progress)
-    return {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
+    return extract_many(
+        {name: folder / name for name in names},
+        source.extract,
+        store,
+        masks={} if source.masks is None else masks_below(source.masks, names),
+        max_megapixels=source.max_megapixels,
+        progress=_counted("extract", len(names), report),
+    )
 
 
 def _counted(stage: str, total: int, report: Report) -> Callable[..., None]:
