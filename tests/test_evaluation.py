@@ -144,7 +144,19 @@ def test_a_full_disk_is_no_unreadable_photo(tmp_path):
     """A limit on the size of files, which acts as a full disk does, ends the evaluation after some photos."""
     write_annotated(tmp_path / "annotated")
     folder, output = tmp_path / "annotated" / "homography", tmp_path / "out"
-    words = ["eval", "pairs", str(folder), "--baseline", "orb", "--max-keypoints", "50", "-o", str(output)]
+    words = [
+        "eval",
+        "pairs",
+        str(folder),
+        "--model",
+        "none",
+        "--baseline",
+        "orb",
+        "--max-keypoints",
+        "50",
+        "-o",
+        str(output),
+    ]
     Image.new("RGB", SIZE0).save(folder / "shift_0.png")  # without keypoints: its part is small
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\nfrom ripe.cli import main\n"

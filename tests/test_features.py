@@ -92,6 +92,16 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     flipped = bytearray(whole)
     flipped[150] ^= 255
     (tmp_path / "flipped").write_bytes(flipped)
-    for name in ("object.npz", "lacking.npz", "uneven.npz", "size.npz", "single.npy", "empty", "text", "cut", "flipped"):
+    for name in (
+        "object.npz",
+        "lacking.npz",
+        "uneven.npz",
+        "size.npz",
+        "single.npy",
+        "empty",
+        "text",
+        "cut",
+        "flipped",
+    ):
         with pytest.raises(ValueError, match=name):
             ripe.load_features(tmp_path / name)

@@ -228,6 +228,33 @@ def test_the_geometry_that_is_asked_for_verifies(scene: Path, options: list[str]
         assert f"inliers of {options[0]}" in file.attrs["matcher"]
 
 
+def test_the_filter_is_part_of_the_files_settings(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert match_pairs("--ratio", "0.9", "--min-similarity", "0.3") == 0
+    with h5py.File("matches.h5") as file:
+        assert file.attrs["matcher"] == "mutual nearest neighbours, ratio at most 0.9, similarity at least 0.3"
+    content = Path("matches.h5").read_bytes()
+    assert match_pairs() == 1
+    assert "--method, --ratio, --min-similarity" in capsys.readouterr().err
+    assert Path("matches.h5").read_bytes() == content
+    assert match_pairs("--overwrite") == 0
+    with h5py.File("matches.h5") as file:
+        assert file.attrs["matcher"] == "mutual nearest neighbours"
+
+
+def test_the_threshold_of_a_list_follows_the_resize(scene: Path) -> None:
+    """Right matches that are 5 px off are right where photos of 480 px were shrunk to 120."""
+    with h5py.File("features.h5", "a") as file:
+        file["sub/b.jpg/keypoints"][...] += 5 * (np.arange(60)[:, None] % 2)
+    counts = []
+    for side in (480, 120):
+        with h5py.File("features.h5", "a") as file:
+            file.attrs["max_side"] = side
+        assert match_pairs("--geometry", "homography", "--overwrite") == 0
+        [(_, found)] = read_matches("matches.h5", [("a.jpg", "sub/b.jpg")])
+        counts.append(len(found))
+    assert counts[0] < 36 < 38 <= counts[1]
+
+
 def test_all_matches_are_kept_unless_a_geometry_is_asked_for(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert match_pairs() == 0
     [(_, found)] = read_matches("matches.h5", [("a.jpg", "sub/b.jpg")])
