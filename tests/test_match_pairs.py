@@ -86,7 +86,7 @@ def test_features_of_other_settings_are_not_mixed_in(folder: Path, capsys: pytes
     with FeatureFile("features.h5", {"model": "vgg_hyper"}) as store:
         store.add({name: random_features(5) for name in NAMES}, dict.fromkeys(NAMES, 1.0))
     assert match_pairs() == 1
-    assert "was begun with other settings (model compact there, vgg_hyper now)" in capsys.readouterr().err
+    assert "was begun with other settings (--model compact there, vgg_hyper now)" in capsys.readouterr().err
 
 
 def test_many_keypoints_need_wider_numbers(tmp_path: Path) -> None:
