@@ -171,11 +171,11 @@ def _match_by_kornia(features0: Features, features1: Features, how: MatchFilter)
         assert how.ratio is not None
         _, indices = match_fginn(descriptors0, descriptors1, frames0, frames1, th=how.ratio, mutual=True)
     else:
-        sizes = {"hw1": features0.image_size[::-1], "hw2": features1.image_size[::-1]}
+        size0, size1 = features0.image_size[::-1], features1.image_size[::-1]
         # Its sampling draws from PyTorch's own generator, which belongs to the caller.
         with torch.random.fork_rng([descriptors0.device] if descriptors0.is_cuda else []):
             torch.manual_seed(0)
-            _, indices = match_adalam(descriptors0, descriptors1, frames0, frames1, **sizes)
+            _, indices = match_adalam(descriptors0, descriptors1, frames0, frames1, hw1=size0, hw2=size1)
     scores = (descriptors0[indices[:, 0]] * descriptors1[indices[:, 1]]).sum(dim=-1)
     return _one_to_one(indices, scores)
 

@@ -19,9 +19,10 @@ Detected = tuple[np.ndarray, np.ndarray, np.ndarray]
 def sift(max_keypoints: int) -> MaskedDescriber:
     """OpenCV's SIFT with its default settings and RootSIFT descriptors (square roots of L1-normalised histograms)."""
     detector = cv2.SIFT.create(nfeatures=max_keypoints)
+    unlimited = cv2.SIFT.create()  # OpenCV chooses the best before it looks at the mask
 
     def describe(image: Tensor, mask: Tensor | None = None) -> Features:
-        keypoints, scores, descriptors = _detect(detector, image, mask, 128)
+        keypoints, scores, descriptors = _detect(detector if mask is None else unlimited, image, mask, 128)
         total = descriptors.sum(axis=1, keepdims=True)
         return _features((keypoints, scores, np.sqrt(descriptors / np.maximum(total, 1e-12))), image, max_keypoints)
 
