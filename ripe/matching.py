@@ -90,7 +90,7 @@ def match(
     """Match two images' features; no keypoint is in two matches.
 
     Mutual nearest neighbours, with a ratio or not, are found by a part of the similarities at a time: 50 000 by 50 000
-    keypoints take some 200 MiB. kornia's methods hold all similarities, four bytes each, several times.
+    keypoints take less than 200 MiB. kornia's methods hold all similarities, four bytes each, several times.
 
     Args:
         features0: features of the first image.

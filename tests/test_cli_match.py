@@ -274,7 +274,12 @@ def test_a_failed_write_leaves_the_old_file(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["match", "a"], ["match", "a", "b", "--max-keypoints", "0"]])
+MASKED_LIST = ["match", "--pairs", "a", "--features", "b", "-o", "c", "--masks", "d"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["match", "a"], ["match", "a", "b", "--max-keypoints", "0"], MASKED_LIST]
+)
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
