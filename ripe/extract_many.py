@@ -130,7 +130,7 @@ def extract_many(
     changed = stamps.keys() & store.done.keys()
     if changed:
         logger.warning(
-            "%s: %d photos are extracted anew, as their files or masks have changed", store.path, len(changed)
+            "%s: %d photos are extracted anew, as their files have changed", store.path, len(changed)
         )
     progress(len(photos) - len(stamps))
     read = partial(_read, max_megapixels=max_megapixels)

@@ -207,7 +207,7 @@ def test_a_camera_of_another_size_is_an_error(tmp_path):
 def test_other_settings_are_not_mixed_in(root, tmp_path):
     pairs, protocol = sets(root, "pairs")[1]
     predictions.extract_images(candidate(baseline("orb", 100), threshold=0.5), pairs, protocol, tmp_path)
-    with pytest.raises(ValueError, match=r"was begun with other settings \(threshold 0\.5 there, 0\.7 now\)"):
+    with pytest.raises(ValueError, match=r"was begun with other settings \(--threshold 0\.5 there, 0\.7 now\)"):
         predictions.extract_images(candidate(baseline("orb", 100), threshold=0.7), pairs, protocol, tmp_path)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     other = PairSet("other", tmp_path, "pose", [PosePair("p", "a.png", "a.png", *[torch.eye(3)] * 3, torch.ones(3))])
