@@ -129,9 +129,7 @@ def extract_many(
     stamps = _pending(photos, masks, store, failures)
     changed = stamps.keys() & store.done.keys()
     if changed:
-        logger.warning(
-            "%s: %d photos are extracted anew, as their files have changed", store.path, len(changed)
-        )
+        logger.warning("%s: %d photos are extracted anew, as their files have changed", store.path, len(changed))
     progress(len(photos) - len(stamps))
     read = partial(_read, max_megapixels=max_megapixels)
     wanted = {name: (photos[name], masks.get(name)) for name in stamps}
