@@ -10,6 +10,7 @@ import torch
 import ripe
 from ripe.cli import main
 from ripe.features import Features, Matches
+from ripe.filters import MatchFilter
 from ripe.match_many import match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, pair_group, read_matches
 
@@ -61,11 +62,11 @@ def test_a_list_that_has_grown_is_continued(folder: Path, monkeypatch: pytest.Mo
     Path("pairs.txt").write_text("sub/b.jpg a.jpg\nsub/b.jpg c.jpg\n")
     calls = []
 
-    def counted(*features: Features) -> Matches:
-        calls.append(features)
-        return ripe.match(*features)
+    def counted(features0: Features, features1: Features, how: MatchFilter) -> Matches:
+        calls.append(how)
+        return ripe.match(features0, features1)
 
-    monkeypatch.setattr("ripe.match_many.match", counted)
+    monkeypatch.setattr("ripe.match_many.filtered_match", counted)
     assert match_pairs() == 0
     assert len(calls) == 1
     with h5py.File("matches.h5") as file:
