@@ -13,10 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ripe.feature_arrays import load_features as load_features
     from ripe.features import Features as Features
     from ripe.features import Matches as Matches
     from ripe.features import TwoViewGeometry as TwoViewGeometry
-    from ripe.features import load_features as load_features
     from ripe.geometry.robust import estimate_geometry as estimate_geometry
     from ripe.geometry.verdict import Verdict as Verdict
     from ripe.geometry.verdict import judge as judge
@@ -37,7 +37,7 @@ _HOMES = {
     "estimate_geometry": "ripe.geometry.robust",
     "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",
-    "load_features": "ripe.features",
+    "load_features": "ripe.feature_arrays",
     "match": "ripe.matching",
     "save_weights": "ripe.pretrained",
     "vgg_hyper": "ripe.pretrained",

@@ -7,7 +7,6 @@ Each shows itself in one line. All three are the caller's own: their tensors may
 is equal to itself alone; to compare contents, compare the tensors.
 """
 
-import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -79,29 +78,6 @@ class Features:
         return (
             f"Features({len(self)} keypoints, {length} numbers each, {width}×{height} image, {self.keypoints.device})"
         )
-
-
-def load_features(path: str | Path) -> Features:
-    """The features of one image that `Features.save` has written, on the CPU. Nothing in the file is run.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is another kind of file, or a damaged one.
-    """
-    from ripe import checks
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    names = [field.name for field in fields(Features)]
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in names}
-        width, height = arrays.pop("image_size").tolist()
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a file of `Features.save`, or a damaged one") from error
-    return checks.features(Features(**tensors, image_size=(width, height)), f"{path}: what it holds")
 
 
 def _as_array(value: Tensor | tuple[int, int]) -> np.ndarray:
