@@ -1,26 +1,30 @@
-"""How far a photo may be turned, enlarged, tilted or darkened before matching fails; prints a Markdown table.
+"""How far a photo may be turned, enlarged, tilted, relit, blurred … before matching fails: a Markdown table and curves.
 
-    python benchmarks/robustness.py photos/ --model compact --baseline sift orb --pictures failures/
+    python benchmarks/robustness.py photos/ --model compact --baseline sift orb --plot curves.png --pictures failures/
 
 Every photo of the folder is shown twice: as it is (its middle, 448×448 pixels), and changed in one way. The truth is
 known, so no annotation is needed. A cell of the table says in how many percent of the photos a homography fitted to the
 matches (PoseLib, 2 px) moves the view's corners by less than 5 px on average, and how many percent of the matches
-are right (within 3 px). `--pictures` saves, for each change, the pair with fewest right matches of the first extractor.
+are right (within 3 px). `--plot` draws both over the strength of the change. `--pictures` saves, for each change, the
+pair with fewest right matches of the first extractor.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from ripe.data.light import change_light
 from ripe.data.warps import perspective, render, similarity
 from ripe.drawing import draw_matches, save_picture
 from ripe.evaluation.baselines import baseline
 from ripe.extractors import Describer, describer
+from ripe.features import Features
 from ripe.folders import photos_below
 from ripe.geometry.homography import apply_homography, mean_transfer_error, outer_corners
 from ripe.geometry.robust import estimate_geometry
@@ -35,21 +39,27 @@ RIGHT_MATCH, RIGHT_HOMOGRAPHY = 3.0, 5.0  # pixels
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to the second view: turned, enlarged, tilted, and its light raised to a power."""
+    """What is done to the second view: one kind of change, at one strength."""
 
-    name: str
-    rotation_deg: float = 0.0
-    scale: float = 1.0
-    tilt: float = 0.0
-    gamma: float = 1.0
+    kind: str
+    strength: float
+
+    def __str__(self) -> str:
+        return KINDS[self.kind][0].format(self.strength)
 
 
-CHANGES = [
-    *(Change(f"turned by {angle}°", rotation_deg=angle) for angle in (15, 30, 45, 60, 90, 180)),
-    *(Change(f"enlarged ×{scale:g}", scale=scale) for scale in (1.5, 2.0, 3.0, 4.0)),
-    *(Change(f"corners moved by up to {tilt / 2:.0%}", tilt=tilt) for tilt in (0.3, 0.6)),
-    *(Change(f"darkened, gamma {gamma:g}, with noise", gamma=gamma) for gamma in (2.0, 4.0)),
-]
+# How each kind is said, and its strengths.
+KINDS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "rotation": ("turned by {:g}°", (15, 30, 45, 60, 90, 135, 180)),
+    "zoom": ("enlarged ×{:g}", (1.5, 2.0, 2.5, 3.0, 4.0)),
+    "tilt": ("corners moved by up to {:.0%}", (0.15, 0.3, 0.4)),
+    "dark": ("darkened, gamma {:g}, with noise", (2.0, 4.0, 6.0)),
+    "light": ("light, weather and camera changed, strength {:g}", (0.5, 1.0, 1.5)),
+    "blur": ("blurred by {:g} px", (1.0, 2.0, 3.0)),
+    "noise": ("noise of {:g} grey levels", (10, 25, 50)),
+    "jpeg": ("JPEG of quality {:g}", (40, 20, 8)),
+}
+CHANGES = [Change(kind, strength) for kind, (_, strengths) in KINDS.items() for strength in strengths]
 
 
 @dataclass(frozen=True)
@@ -63,26 +73,65 @@ class Outcome:
     right: Tensor
 
 
-def make_views(photo: np.ndarray, change: Change, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Both views, S×S×3 uint8, and the homography from the first to the second."""
+def first_view(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of a photo, S×S×3 uint8, and the homography from the photo to it."""
     height, width = photo.shape[:2]
     middle = np.array([width - 1, height - 1]) / 2
-    fit = max(1.0, SIZE / min(height, width))
-    first = similarity(SIZE, middle, fit, 0.0)
-    turned = similarity(SIZE, middle, fit * change.scale, change.rotation_deg)
-    second = perspective(SIZE, change.tilt, rng) @ turned
-    view0, view1 = (render(photo, homography, SIZE).image for homography in (first, second))
-    if change.gamma != 1:
-        dark = 255 * (view1 / 255) ** change.gamma + rng.normal(0, 3, view1.shape)
-        view1 = np.clip(dark, 0, 255).astype(np.uint8)
-    return view0, view1, torch.from_numpy(second @ np.linalg.inv(first))
+    homography = similarity(SIZE, middle, max(1.0, SIZE / min(height, width)), 0.0)
+    return render(photo, homography, SIZE).image, homography
 
 
-def try_photo(describe: Describer, photo: np.ndarray, change: Change, seed: int) -> Outcome:
-    """Match a photo with its changed self."""
-    view0, view1, homography = make_views(photo, change, np.random.default_rng(seed))
-    views = as_rgb(view0), as_rgb(view1)
-    features0, features1 = (describe(view).to("cpu") for view in views)
+def second_view(
+    photo: np.ndarray, first: np.ndarray, change: Change, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The changed view, S×S×3 uint8, and the homography from the first one to it."""
+    relative = np.eye(3)
+    middle = np.array([SIZE - 1, SIZE - 1]) / 2
+    match change.kind:
+        case "rotation":
+            relative = similarity(SIZE, middle, 1.0, change.strength)
+        case "zoom":
+            relative = similarity(SIZE, middle, change.strength, 0.0)
+        case "tilt":
+            relative = perspective(SIZE, 2 * change.strength, rng)
+    view = render(photo, relative @ first, SIZE).image
+    return repaint(view, change, rng), relative
+
+
+def repaint(view: np.ndarray, change: Change, rng: np.random.Generator) -> np.ndarray:
+    """The view after a change that moves nothing."""
+    match change.kind:
+        case "dark":
+            changed = 255 * (view / 255) ** change.strength + rng.normal(0, 3, view.shape)
+        case "light":
+            return change_light(view, change.strength, rng)
+        case "blur":
+            return cv2.GaussianBlur(view, (0, 0), change.strength)
+        case "noise":
+            changed = view + rng.normal(0, change.strength, view.shape)
+        case "jpeg":
+            encoded = cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, int(change.strength)])[1]
+            return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        case _:
+            return view
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def try_photo(describe: Describer, photo: np.ndarray, seed: int) -> dict[Change, Outcome]:
+    """Match a photo with its changed selves."""
+    view, first = first_view(photo)
+    features0 = describe(as_rgb(view)).to("cpu")
+    outcomes = {}
+    for change in CHANGES:
+        changed, relative = second_view(photo, first, change, np.random.default_rng(seed))
+        features1 = describe(as_rgb(changed)).to("cpu")
+        outcomes[change] = _outcome((view, changed), features0, features1, torch.from_numpy(relative))
+    return outcomes
+
+
+def _outcome(
+    views: tuple[np.ndarray, np.ndarray], features0: Features, features1: Features, homography: Tensor
+) -> Outcome:
     points0, points1 = match(features0, features1).points(features0, features1)
     right = (apply_homography(homography, points0.double()) - points1).norm(dim=-1) <= RIGHT_MATCH
     fitted = estimate_geometry("homography", points0, points1, max_error=2.0, max_iterations=20_000)
@@ -91,7 +140,8 @@ def try_photo(describe: Describer, photo: np.ndarray, change: Change, seed: int)
         corners = outer_corners((SIZE, SIZE))
         error = mean_transfer_error(fitted.model, corners, apply_homography(homography, corners))
         success = bool(error < RIGHT_HOMOGRAPHY)
-    return Outcome(float(right.float().mean()) if len(right) else 0.0, success, views, (points0, points1), right)
+    share = float(right.float().mean()) if len(right) else 0.0
+    return Outcome(share, success, (as_rgb(views[0]), as_rgb(views[1])), (points0, points1), right)
 
 
 def read_photos(folder: Path, count: int) -> list[np.ndarray]:
@@ -109,11 +159,47 @@ def extractors(models: Sequence[str], baselines: Sequence[str]) -> dict[str, Des
     return ours | {name: baseline(name, KEYPOINTS) for name in baselines}
 
 
-def print_table(names: Sequence[str], cell: Callable[[str, Change], str]) -> None:
+Means = dict[str, dict[Change, tuple[float, float]]]
+"""By extractor and change: the share of right homographies, and of right matches."""
+
+
+def print_table(means: Means) -> None:
     """One row a change, one column an extractor."""
-    print(f"| second view | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    print(f"| second view | {' | '.join(means)} |\n|---|{'---|' * len(means)}")
     for change in CHANGES:
-        print(f"| {change.name} | {' | '.join(cell(name, change) for name in names)} |", flush=True)
+        cells = (f"{success:.0%} ({share:.0%})" for success, share in (each[change] for each in means.values()))
+        print(f"| {change} | {' | '.join(cells)} |")
+
+
+def plot(means: Means, path: Path) -> None:
+    """Curves: a panel for each kind of change, right homographies drawn through, right matches dashed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 6.5), layout="constrained")
+    panels = figure.subplots(2, 4, sharey=True)
+    for axes, (kind, (says, strengths)) in zip(panels.flat, KINDS.items(), strict=True):
+        for number, (name, found) in enumerate(means.items()):
+            for part, style in ((0, "-o"), (1, "--")):
+                values = [100 * found[Change(kind, strength)][part] for strength in strengths]
+                label = name if part == 0 else None
+                axes.plot(range(len(strengths)), values, style, color=f"C{number}", label=label, markersize=4)
+        axes.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
+        axes.set_title(says.split("{")[0].strip(" ,×") if kind != "dark" else "darkened, with noise, gamma")
+        axes.set_ylim(0, 102)
+        axes.grid(alpha=0.3)
+    panels[0, 0].legend(loc="lower left")
+    for row in panels:
+        row[0].set_ylabel("right homographies (dashed: matches), %")
+    figure.savefig(path, dpi=110)
+
+
+def save_worst(outcomes: Sequence[dict[Change, Outcome]], folder: Path) -> None:
+    """For each change the pair with fewest right matches, wrong ones red."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, change in enumerate(CHANGES):
+        worst = min((each[change] for each in outcomes), key=lambda outcome: outcome.share)
+        picture = draw_matches(worst.views, worst.points, wrong=~worst.right)
+        save_picture(picture, folder / f"{number:02d}-{change.kind}.jpg")
 
 
 def main() -> None:
@@ -123,24 +209,27 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", default=["compact"])
     parser.add_argument("--baseline", nargs="*", default=["sift", "orb"])
     parser.add_argument("--count", type=int, default=40, help="photos (%(default)s)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="picture of the curves")
     parser.add_argument("--pictures", type=Path, help="folder for the worst pairs")
     arguments = parser.parse_args()
     photos = read_photos(arguments.photos, arguments.count)
-    describers = extractors(arguments.model, arguments.baseline)
-    first = next(iter(describers))
-
-    def cell(name: str, change: Change) -> str:
-        outcomes = [try_photo(describers[name], photo, change, seed) for seed, photo in enumerate(photos)]
-        if name == first and arguments.pictures is not None:
-            worst = min(outcomes, key=lambda outcome: outcome.share)
-            arguments.pictures.mkdir(parents=True, exist_ok=True)
-            picture = draw_matches(worst.views, worst.points, wrong=~worst.right)
-            save_picture(picture, arguments.pictures / f"{CHANGES.index(change):02d}.jpg")
-        success, share = (np.mean([getattr(o, part) for o in outcomes]) for part in ("success", "share"))
-        return f"{success:.0%} ({share:.0%})"
-
-    print(f"{len(photos)} photos, at most {KEYPOINTS} keypoints; right homographies (right matches):\n")
-    print_table(list(describers), cell)
+    means: Means = {}
+    for name, describe in extractors(arguments.model, arguments.baseline).items():
+        outcomes = [try_photo(describe, photo, seed) for seed, photo in enumerate(photos)]
+        if not means and arguments.pictures is not None:
+            save_worst(outcomes, arguments.pictures)
+        means[name] = {
+            change: (
+                float(np.mean([each[change].success for each in outcomes])),
+                float(np.mean([each[change].share for each in outcomes])),
+            )
+            for change in CHANGES
+        }
+    pairs = len(photos) * len(CHANGES)
+    print(f"{len(photos)} photos, {pairs} pairs, at most {KEYPOINTS} keypoints; right homographies (right matches):\n")
+    print_table(means)
+    if arguments.plot is not None:
+        plot(means, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ripe.alignment import Alignment as Alignment
+    from ripe.alignment import align as align
     from ripe.feature_arrays import load_features as load_features
     from ripe.features import Features as Features
     from ripe.features import Matches as Matches
     from ripe.features import TwoViewGeometry as TwoViewGeometry
     from ripe.geometry.robust import estimate_geometry as estimate_geometry
+    from ripe.geometry.verdict import UnrelatedPhotosError as UnrelatedPhotosError
     from ripe.geometry.verdict import Verdict as Verdict
     from ripe.geometry.verdict import judge as judge
     from ripe.matching import match as match
@@ -25,21 +28,28 @@ if TYPE_CHECKING:
     from ripe.pretrained import load as load
     from ripe.pretrained import save_weights as save_weights
     from ripe.pretrained import vgg_hyper as vgg_hyper
+    from ripe.stitching import Panorama as Panorama
+    from ripe.stitching import stitch as stitch
 
     __version__: str
 
 _HOMES = {
+    "Alignment": "ripe.alignment",
     "Features": "ripe.features",
     "Matches": "ripe.features",
+    "Panorama": "ripe.stitching",
     "RIPE": "ripe.model",
     "TwoViewGeometry": "ripe.features",
+    "UnrelatedPhotosError": "ripe.geometry.verdict",
     "Verdict": "ripe.geometry.verdict",
+    "align": "ripe.alignment",
     "estimate_geometry": "ripe.geometry.robust",
     "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",
     "load_features": "ripe.feature_arrays",
     "match": "ripe.matching",
     "save_weights": "ripe.pretrained",
+    "stitch": "ripe.stitching",
     "vgg_hyper": "ripe.pretrained",
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 from tqdm.auto import tqdm
 
-from ripe.files import replacing
+from ripe.files import replacing, write_json
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
@@ -203,8 +203,7 @@ def _validator_path(part: Path) -> Path:
 
 def _record(content: Path, path: Path, url: str) -> None:
     record = {"url": url, "size": content.stat().st_size, "sha256": sha256_of(content)}
-    with replacing(_record_path(path)) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(_record_path(path), record, indent=2)
 
 
 def _record_path(path: Path) -> Path:

@@ -1,18 +1,18 @@
 """What gives features: functions from an image, and how photos become such images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ripe.extract_many import Extract, Extraction, Masks
 from ripe.features import Features
-from ripe.images import as_rgb, rescale_keypoints, resize
-from ripe.inference import inside
+from ripe.images import MAX_MEGAPIXELS, rescale_keypoints, resize, unit_range
+from ripe.inference import READ_AHEAD, Failed, inside, prepare
 from ripe.model import RIPE
 
 Describer = Callable[[Tensor], Features]
@@ -66,25 +66,50 @@ def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None
     return describe
 
 
-def shrinking(describe: MaskedDescriber, max_side: int | None) -> Extract:
+def shrinking(describe: MaskedDescriber, max_side: int | None, max_megapixels: float = MAX_MEGAPIXELS) -> Extract:
     """A describer for `extract_many`; photos whose longer side exceeds `max_side` pixels are shrunk, none enlarged."""
 
-    def extract(photo: np.ndarray | Tensor, mask: Tensor | None) -> Extraction:
-        original = as_rgb(photo)
+    def extract(original: Tensor, mask: Tensor | None) -> Extraction:
         image = original if max_side is None else resized(original, Resizing("long", max_side, enlarge=False))
         found = to_original(describe(image, None if mask is None else _shrunk(mask, image)), original)
         if mask is not None:
             found = found[inside(mask.to(found.keypoints.device), found.keypoints)]
         return Extraction(found, max(image.shape[1:]))
 
-    return one_by_one(extract)
+    return one_by_one(extract, max_megapixels=max_megapixels)
 
 
-def one_by_one(extract: Callable[[np.ndarray | Tensor, Tensor | None], Extraction]) -> Extract:
-    """What extracts one photo, for `extract_many`."""
+def one_by_one(
+    extract: Callable[[Tensor, Tensor | None], Extraction],
+    *,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    ahead: int = READ_AHEAD,
+) -> Extract:
+    """What extracts one photo, for `extract_many`.
 
-    def extract_each(photos: Sequence[np.ndarray | Tensor], masks: Masks) -> list[Extraction]:
-        return [extract(photo, mask) for photo, mask in zip(photos, masks, strict=True)]
+    Args:
+        extract: given a 3×H×W photo in 0..1 of original size, and its H×W bool mask or None; a `ValueError` of its is
+            reported, as of a bad file.
+        max_megapixels: photos of more million pixels are refused.
+        ahead: how many photos are read before their turn; with 0, none is while the extractor works.
+    """
+
+    def extract_each(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterator[tuple[int, Extraction]]:
+        photos = prepare(
+            zip(paths, masks, strict=True),
+            long_side=None,
+            enlarge=False,
+            max_megapixels=max_megapixels,
+            failed=failed,
+            ahead=ahead,
+        )
+        for photo in photos:
+            try:
+                extraction = extract(unit_range(photo.pixels), photo.mask)
+            except ValueError as error:
+                failed(photo.index, error)
+            else:
+                yield photo.index, extraction
 
     return extract_each
 

@@ -106,7 +106,16 @@ class Matches:
         return f"Matches({len(self)} matches)"
 
     def points(self, features0: Features, features1: Features) -> tuple[Tensor, Tensor]:
-        """Matched keypoints of both images, each K×2."""
+        """Matched keypoints of both images, each K×2.
+
+        Raises:
+            ValueError: a match joins keypoints that these features do not have.
+        """
+        counts = len(features0), len(features1)
+        if ((self.indices < 0) | (self.indices >= self.indices.new_tensor(counts))).any():
+            raise ValueError(
+                f"these are not matches of these features, which have {counts[0]} and {counts[1]} keypoints"
+            )
         return features0.keypoints[self.indices[:, 0]], features1.keypoints[self.indices[:, 1]]
 
 

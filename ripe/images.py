@@ -148,7 +148,7 @@ def as_rgb(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Tenso
         max_megapixels: larger files are refused.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: with the file or the shape, type or value that is wrong.
+        FileNotFoundError, ValueError: with the file or the shape, type or value that is wrong.
     """
     return unit_range(as_planes(image, max_megapixels=max_megapixels))
 
@@ -163,7 +163,7 @@ def as_planes(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Te
     if isinstance(image, np.ndarray):
         image = as_tensor(image.transpose(2, 0, 1) if image.ndim == 3 else image)
     if not isinstance(image, Tensor):
-        raise TypeError(f"an image is a path, a Pillow image, a NumPy array or a tensor, not {type(image).__name__}")
+        raise ValueError(f"an image is a path, a Pillow image, a NumPy array or a tensor, not {type(image).__name__}")
     if image.ndim == 2:
         image = image[None]
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
@@ -191,7 +191,7 @@ def _as_known_type(image: Tensor, name: str) -> Tensor:
     if image.dtype == torch.uint16:
         return image.float() / 65535
     if not image.is_floating_point():
-        raise TypeError(f"{name}: values of type {image.dtype}; give uint8, uint16 or floating point")
+        raise ValueError(f"{name}: values of type {image.dtype}; give uint8, uint16 or floating point")
     if not torch.isfinite(image).all():
         raise ValueError(f"{name}: holds NaN or infinite values")
     return image.float()

@@ -55,6 +55,7 @@ def prepare(
     enlarge: bool,
     max_megapixels: float,
     failed: Failed | None,
+    ahead: int = READ_AHEAD,
 ) -> Iterator[Prepared]:
     """Read and resize images, in order; no more are read than will soon be wanted.
 
@@ -64,9 +65,10 @@ def prepare(
         enlarge: whether smaller images are brought to it, too.
         max_megapixels: larger files are refused.
         failed: told of images that cannot be used, which are left out; if None, the first one's error is raised.
+        ahead: how many files are read before their turn; with 0, none is while the caller works on an image.
     """
     read = partial(_read, long_side=long_side, enlarge=enlarge, max_megapixels=max_megapixels)
-    for index, reading in enumerate(_read_ahead(read, images)):
+    for index, reading in enumerate(_read_ahead(read, images, ahead)):
         try:
             image = Prepared(index, *reading.result())
         except (OSError, ValueError) as error:
@@ -121,7 +123,7 @@ def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: flo
         max_megapixels: larger files are refused.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: the mask is of another size, or none; the message names both.
+        FileNotFoundError, ValueError: the mask is of another size, or none; the message names both.
     """
     if isinstance(mask, Tensor):
         kept = mask != 0
@@ -130,7 +132,7 @@ def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: flo
     elif isinstance(mask, str | Path | Image.Image):
         kept = (as_planes(mask, max_megapixels=max_megapixels) != 0).any(dim=0)
     else:
-        raise TypeError(f"a mask is a path, a Pillow image, a NumPy array or a tensor, not {type(mask).__name__}")
+        raise ValueError(f"a mask is a path, a Pillow image, a NumPy array or a tensor, not {type(mask).__name__}")
     if kept.shape != size:
         names = [str(one) if isinstance(one, str | Path) else None for one in (mask, image)]
         mask_name, image_name = names[0] or "a mask", names[1] or "an image"
@@ -147,15 +149,17 @@ Loaded = tuple[Tensor, Size, Tensor | None]
 Load = Callable[[ImageLike, MaskLike | None], Loaded]
 
 
-def _read_ahead(load: Load, images: Iterable[tuple[ImageLike, MaskLike | None]]) -> Iterator["Future[Loaded]"]:
-    """What `load` makes of each image and its mask, in order; threads read files, `READ_AHEAD` before their turn."""
+def _read_ahead(
+    load: Load, images: Iterable[tuple[ImageLike, MaskLike | None]], ahead: int
+) -> Iterator["Future[Loaded]"]:
+    """What `load` makes of each image and its mask, in order; threads read files, `ahead` before their turn."""
     pool = ThreadPoolExecutor(READERS)
     waiting: deque[Future[Loaded]] = deque()
     try:
         for image, mask in images:
             is_file = isinstance(image, str | Path)
             waiting.append(pool.submit(load, image, mask) if is_file else _done(load, image, mask))
-            if len(waiting) > READ_AHEAD:
+            if len(waiting) > ahead:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()

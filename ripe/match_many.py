@@ -15,7 +15,9 @@ from ripe.storage import FeatureReader, MatchFile, Pair
 
 CACHED_IMAGES = 128
 PAIRS_PER_PART = 250
+
 Keep = Callable[[Features, Features, Matches], tuple[Matches, dict[str, Any]]]
+Failed = Callable[[Pair, Exception], object]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ def match_many(
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
     keep: Keep = lambda features0, features1, matches: (matches, {}),
+    failed: Failed | None = None,
 ) -> Counter[str]:
     """Match those pairs that the store does not hold yet.
 
@@ -44,13 +47,14 @@ def match_many(
         progress: called after each pair.
         keep: which matches of two images are stored, such as those that agree with one geometry, and what is noted
             beside them.
+        failed: told of pairs whose features cannot be used, and why; the others go on. If None, the error is raised.
 
     Returns:
         The images that have no features, each with the number of pairs that were left out for it.
 
     Raises:
-        ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), or two images'
-            descriptors cannot be compared (see `ripe.match`).
+        ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), or, without `failed`,
+            two images' features cannot be matched (see `ripe.match`).
     """
     store.check_distinct(pairs)
     identities = _identities(features, pairs)
@@ -76,16 +80,29 @@ def match_many(
             if pending.pop(frozenset(pair), None) is not None:
                 absent = [name for name in pair if name not in identities]
                 missing.update(absent)
-                if not absent:
-                    features0, features1 = map(read, pair)
-                    kept, notes[pair] = keep(features0, features1, filtered_match(features0, features1, how))
-                    matched[pair] = kept, len(features0), len(features1)
+                if not absent and (found := _attempt(pair, read, how, keep, failed)) is not None:
+                    matched[pair], notes[pair] = found
             if len(matched) == PAIRS_PER_PART:
                 flush()
             progress()
     finally:
         flush()
     return missing
+
+
+def _attempt(
+    pair: Pair, read: Callable[[str], Features], how: MatchFilter, keep: Keep, failed: Failed | None
+) -> tuple[tuple[Matches, int, int], dict[str, Any]] | None:
+    """The matches of a pair and how many keypoints both images have, and its notes; None if they cannot be had."""
+    try:
+        features0, features1 = map(read, pair)
+        kept, notes = keep(features0, features1, filtered_match(features0, features1, how))
+        return (kept, len(features0), len(features1)), notes
+    except ValueError as error:
+        if failed is None:
+            raise
+        failed(pair, error)
+    return None
 
 
 def _identities(features: FeatureReader, pairs: Sequence[Pair]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The extractor: a dense network, a descriptor head and the settings of the detector, behind one interface."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -90,7 +91,7 @@ class RIPE(nn.Module):
             One `Features` per image, in order, on the model's device.
 
         Raises:
-            FileNotFoundError, ValueError, TypeError: an argument or an image is not usable; the message says why.
+            FileNotFoundError, ValueError: an argument or an image is not usable; the message says why.
         """
         single = split_batch(images)
         if masks is not None and len(masks) != len(single):
@@ -149,10 +150,13 @@ class RIPE(nn.Module):
         self, prepared: Iterable[Prepared], settings: DetectionSettings, max_keypoints: int | None
     ) -> Iterator[tuple[int, Features]]:
         for gathered in batches(prepared, self.device):
+            order = deque(sorted(image.index for batch in gathered for image in batch))
             found: dict[int, Features] = {}
             for batch in gathered:
                 found |= self._extract_batch(batch, settings, max_keypoints)
-            yield from sorted(found.items())
+                while order and order[0] in found:
+                    index = order.popleft()
+                    yield index, found.pop(index)
 
     @torch.no_grad()
     def _extract_batch(

@@ -306,13 +306,20 @@ class FeatureReader:
         return sorted(_groups(self._file, FeatureFile.marker))
 
     def read(self, name: str) -> Features:
-        """The features of an image, on the CPU; `KeyError` if there is no such image."""
+        """The features of an image, on the CPU.
+
+        Raises:
+            KeyError: there is no such image.
+            ValueError: it lacks some of its data.
+        """
         group = self._group(name)
-        scores = group["scores" if "scores" in group else "keypoint_scores"][()]
+        scores = "scores" if "scores" in group else "keypoint_scores"
+        if absent := [key for key in (scores, "descriptors", "image_size") if key not in group]:
+            raise ValueError(f"{self.path}: {name} has no {' and no '.join(absent)}")
         width, height = group["image_size"][()].tolist()
         return Features(
             _as_float(group["keypoints"][()]),
-            _as_float(scores),
+            _as_float(group[scores][()]),
             _as_float(group["descriptors"][()].T),
             (width, height),
         )

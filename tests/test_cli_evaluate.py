@@ -182,6 +182,17 @@ def test_unreadable_photos_are_named_at_the_end(annotated, tmp_path, capsys):
     assert streams.err.splitlines()[-1].startswith(f"ripe: left out, with its pairs: {broken}: not an image")
 
 
+def test_the_limit_of_pixels_can_be_set(annotated, tmp_path, capsys):
+    large = annotated / "homography" / "turn_1.png"
+    Image.new("RGB", (1100, 1000)).save(large)
+    command = ["eval", "pairs", str(annotated / "homography"), "--baseline", "orb", "-o", str(tmp_path / "o")]
+    assert main([*command, "--max-megapixels", "1"]) == 1
+    streams = capsys.readouterr()
+    assert "2 of 3 pairs" in streams.out
+    assert streams.err.splitlines()[-1].startswith(f"ripe: left out, with its pairs: {large}: 1100×1000 pixels")
+    assert main(command) == 0
+
+
 def test_failures_are_null_in_json(annotated, tmp_path):
     for name in ("shift_0.png", "shift_1.png"):
         Image.new("RGB", (64, 64)).save(annotated / "homography" / name)

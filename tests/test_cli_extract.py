@@ -157,7 +157,7 @@ def test_what_is_done_is_not_read_again(
         read.append(path)
         return read_image(path, **settings)
 
-    monkeypatch.setattr("ripe.extract_many.read_image", counted)
+    monkeypatch.setattr("ripe.images.read_image", counted)
     assert main(["extract", *files, *options]) == 0
     assert read == [mixed / "b.webp"]
     assert sorted(read_features(tmp_path / "f.h5")) == ["a.png", "b.webp"]

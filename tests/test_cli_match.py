@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 
 import ripe
 from ripe.cli import COMMANDS, main
-from ripe.drawing import GAP, MAX_WIDTH, draw_matches
+from ripe.drawing import GAP, GREY, MAX_WIDTH, draw_matches
 
 
 def run_match(photos: list[Path], weights: Path, *options: str | Path) -> int:
@@ -28,7 +30,11 @@ def test_figures_picture_and_json(
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert printed["keypoints"] == "300 and 300"
     assert int(printed["matches"]) == len(written["matches"]) == len(written["matching_scores"])
-    assert int(printed["inliers"]) == sum(written["inliers"]) > 8
+    inliers = sum(written["inliers"])
+    assert printed["inliers"] == f"{inliers} ({inliers / len(written['matches']):.0%})"
+    assert inliers > 8
+    assert printed["verdict"] == written["verdict"]["name"] == "matched"
+    assert written["verdict"]["inlier_share"] == pytest.approx(inliers / len(written["matches"]))
     assert printed["picture"] == str(picture)
     assert "extract" in printed["time"]
     assert set(written["milliseconds"]) == {"read", "load", "extract", "match", "geometry"}
@@ -104,7 +110,9 @@ def test_exif_tells_the_focal_length(photos: list[Path], random_weights: Path, t
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 400)])
-def test_the_focal_length_is_the_one_that_colmap_reads(size: tuple[int, int], tmp_path: Path) -> None:
+def test_the_focal_length_is_the_one_that_colmap_reads(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pycolmap = pytest.importorskip("pycolmap")
     from ripe.geometry.intrinsics import exif_focal_length
 
@@ -113,6 +121,8 @@ def test_the_focal_length_is_the_one_that_colmap_reads(size: tuple[int, int], tm
     assert exif_focal_length(path) == pytest.approx(pycolmap.infer_camera_from_image(path).focal_length)
     assert exif_focal_length(tmp_path / "plain.jpg") is None
     assert exif_focal_length(with_focal_length(path, tmp_path / "zero.jpg", 0)) is None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow would refuse 200 and more
+    assert exif_focal_length(path) is not None
 
 
 @pytest.mark.parametrize(
@@ -135,9 +145,9 @@ def test_the_picture_shows_the_inliers_only(
 ) -> None:
     drawn: list[list[torch.Tensor]] = []
 
-    def draw(images: list[torch.Tensor], points: list[torch.Tensor]) -> np.ndarray:
+    def draw(images: list[torch.Tensor], points: list[torch.Tensor], **settings: Any) -> np.ndarray:
         drawn.append(points)
-        return draw_matches(images, points)
+        return draw_matches(images, points, **settings)
 
     monkeypatch.setattr("ripe.drawing.draw_matches", draw)
     assert run_match(photos, random_weights, "-o", tmp_path / "a.png", "--json", tmp_path / "a.json") == 0
@@ -147,12 +157,30 @@ def test_the_picture_shows_the_inliers_only(
     np.testing.assert_allclose(drawn[0][1], np.array(written["keypoints1"])[inliers[:, 1]], atol=1e-4)
 
 
+def test_photos_of_different_things_are_no_better_than_chance(
+    photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, picture, document = tmp_path / "other.png", tmp_path / "a.png", tmp_path / "a.json"
+    Image.fromarray(skimage.data.coffee()).save(other)
+    command = ["match", str(photos[0]), str(other), "-o", str(picture), "--json", str(document), "--device", "cpu"]
+    assert main(command) == 3
+    assert "verdict    no better than chance" in capsys.readouterr().out
+    written = json.loads(document.read_text())
+    assert written["verdict"]["name"] == "chance"
+    assert sum(written["inliers"]) > 0
+    with Image.open(picture) as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2**24)}
+    assert GREY in colours
+
+
 def test_no_keypoints_is_a_result(
     photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--threshold", "1e6", "-o", tmp_path / "a.png", "--json", tmp_path / "a.json")
-    assert run_match(photos, random_weights, *options) == 0
-    assert "inliers    0 (no model found)" in capsys.readouterr().out
+    assert run_match(photos, random_weights, *options) == 3
+    shown = capsys.readouterr().out
+    assert "inliers    0 (no model found)" in shown
+    assert "verdict    no better than chance" in shown
     assert json.loads((tmp_path / "a.json").read_text())["model"] is None
 
 
@@ -378,6 +406,35 @@ def test_info_names_versions_models_licences_and_device(capsys: pytest.CaptureFi
         "non-commercial",
     ):
         assert word in shown
+
+
+def test_views_can_be_chosen(photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same pair drawn four ways, with the shipped weights; the warped one has the second photo's frame."""
+    written = {}
+    for view in ("keypoints", "matches", "inliers", "warp"):
+        path = tmp_path / f"{view}.png"
+        options = ["--geometry", "homography", "--max-keypoints", "200", "--draw", "20", "--view", view]
+        assert main(["match", *map(str, photos), *options, "-o", str(path)]) == 0
+        assert ("drawn      20 of " in capsys.readouterr().out) == (view in ("matches", "inliers"))
+        with Image.open(path) as picture:
+            written[view] = np.asarray(picture)
+    shapes = {view: picture.shape[1::-1] for view, picture in written.items()}
+    assert shapes.pop("warp") == (741, 500)
+    assert set(shapes.values()) == {(2 * 741 + GAP, 500)}
+    assert len({picture.tobytes() for picture in written.values()}) == 4
+
+
+def test_nothing_is_warped_without_a_homography(
+    photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run_match(photos, random_weights, "--view", "warp", "-o", tmp_path / "a.png")
+    assert exit_info.value.code == 2
+    assert "--view warp goes with --geometry homography" in capsys.readouterr().err
+    options = ("--geometry", "homography", "--view", "warp", "--threshold", "1e6", "-o", tmp_path / "a.png")
+    assert run_match(photos, random_weights, *options) == 3
+    assert "picture    none: no homography was found" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_pictures_of_large_photos_stay_readable() -> None:

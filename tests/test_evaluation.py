@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import cv2
@@ -167,6 +168,26 @@ def test_a_full_disk_is_no_unreadable_photo(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("ripe: error: [Errno 27] File too large")
     assert "left out" not in result.stderr
     assert not (output / "results.json").exists()
+
+
+def test_no_photo_is_read_while_the_extractor_is_timed(tmp_path, monkeypatch):
+    write_annotated(tmp_path / "annotated")
+    pairs, protocol = sets(tmp_path, "pairs")[0]
+    read, begun = [], []
+
+    def counted(path, **limits):
+        read.append(path)
+        return read_image(path, **limits)
+
+    def describe(image):
+        time.sleep(0.05)  # in which a reader would go on
+        begun.append(len(read))
+        return orb(image)
+
+    orb = baseline("orb", 50)
+    monkeypatch.setattr("ripe.images.read_image", counted)
+    evaluate(pairs, protocol, describe, tmp_path)
+    assert begun == list(range(1, len(pairs.images) + 1))
 
 
 def test_a_photo_that_has_changed_is_scored_anew(tmp_path):
@@ -342,7 +363,7 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(tmp_path):
     model = build("compact").eval()
 
     def extract(describe, max_side):
-        [extraction] = shrinking(describe, max_side)([read_image(path)], [None])
+        [(_, extraction)] = shrinking(describe, max_side)([path], [None], pytest.fail)
         assert extraction.uncertainty == max(SIZE0) / min(max_side, max(SIZE0))
         return extraction.features
 

@@ -81,6 +81,30 @@ def test_images_without_features_are_named(folder: Path, capsys: pytest.CaptureF
     assert "ripe: not matched: 2 pairs of missing.jpg: features.h5 has no features of it" in streams.err
 
 
+def test_pairs_with_unusable_features_are_named_and_the_rest_is_done(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Features of NaN, of another length, and without a size, as other tools may have left them."""
+    with h5py.File("features.h5", "a") as file:
+        for name in ("nan", "long", "bare"):
+            file.copy("a.jpg", name)
+        file["nan/keypoints"][3] = np.nan
+        del file["long/descriptors"], file["bare/image_size"]
+        file["long/descriptors"] = np.ones((9, 30), dtype=np.float32)
+    Path("pairs.txt").write_text("nan a.jpg\na.jpg long\nbare c.jpg\na.jpg c.jpg\n")
+    assert match_pairs() == 1
+    streams = capsys.readouterr()
+    assert "1 of 4 pairs in matches.h5" in streams.out
+    reported = [line for line in streams.err.splitlines() if line.startswith("ripe: not matched: ")]
+    assert [line.split(": ")[2] for line in reported] == ["nan and a.jpg", "a.jpg and long", "bare and c.jpg"]
+    assert [line.split(": ", 3)[3] for line in reported] == [
+        "features0 has keypoints that are NaN or infinite",
+        "descriptors of 8 and 9 numbers cannot be matched; extract both images with the same model",
+        "features.h5: bare has no image_size",
+    ]
+    assert len(list(read_matches("matches.h5", [("a.jpg", "c.jpg")]))) == 1
+
+
 def test_features_of_other_settings_are_not_mixed_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert match_pairs() == 0
     Path("features.h5").unlink()
@@ -267,3 +291,18 @@ def test_all_matches_are_kept_unless_a_geometry_is_asked_for(scene: Path, capsys
 def test_cameras_of_a_list_must_be_given(scene: Path) -> None:
     with pytest.raises(SystemExit):
         match_pairs("--geometry", "essential")
+
+
+def test_pairs_of_a_list_get_verdicts_and_chance_keeps_no_match(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the scene's three images two show the same plane."""
+    assert match_pairs("--geometry", "homography") == 0
+    assert "1 matched, 0 doubtful, 1 no better than chance" in capsys.readouterr().out
+    with h5py.File("matches.h5") as file:
+        related, strange = file["a.jpg/sub-b.jpg"], file["c.jpg/a.jpg"]
+        assert (related.attrs["verdict"], strange.attrs["verdict"]) == ("matched", "chance")
+        assert related.attrs["log10_nfa"] < -2
+        assert (strange["matches0"][()] == -1).all()
+    assert match_pairs("--geometry", "homography") == 0  # told again from the file
+    assert "1 matched, 0 doubtful, 1 no better than chance" in capsys.readouterr().out

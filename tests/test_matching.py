@@ -71,3 +71,11 @@ def test_points_are_those_of_the_matched_keypoints() -> None:
 def test_features_of_two_models_cannot_be_matched() -> None:
     with pytest.raises(ValueError, match="same model"):
         ripe.match(features(unit(3, 8)), features(unit(3, 16)))
+
+
+@pytest.mark.parametrize("row", [[0, 5], [3, 0], [-1, 0]])
+def test_matches_of_other_features_are_refused(row: list[int]) -> None:
+    """An index beyond the list, or below 0, which PyTorch would count from the end."""
+    found = ripe.Matches(torch.tensor([[1, 2], row]), torch.ones(2))
+    with pytest.raises(ValueError, match="which have 3 and 5"):
+        found.points(features(unit(3, 4)), features(unit(5, 4)))

@@ -452,4 +452,6 @@ def test_memory_does_not_grow_with_the_number_of_photos(random_weights: Path, tm
         command = [sys.executable, "-c", PEAK, str(random_weights), str(photo), str(count)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert peak(40) <= 1.3 * peak(4)
+    # How many of few photos are read at the same moment is up to the threads.
+    few = max(peak(4) for _ in range(2))
+    assert peak(40) <= 1.3 * few

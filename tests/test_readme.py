@@ -26,7 +26,9 @@ def run(code: str, folder: Path, photos: list[Path]) -> str:
 
 
 def test_the_first_example_runs_with_the_shipped_weights(tmp_path: Path, photos: list[Path]) -> None:
-    keypoints0, keypoints1, matches, inliers = map(int, run(blocks("python")[0], tmp_path, photos).split())
+    verdict, *figures = run(blocks("python")[0], tmp_path, photos).split()
+    keypoints0, keypoints1, matches, inliers = map(int, figures)
+    assert verdict == "matched"
     assert min(keypoints0, keypoints1) >= matches >= inliers > 100
 
 
@@ -34,8 +36,9 @@ def test_the_demo_prints_figures_and_writes_the_picture(tmp_path: Path) -> None:
     demo = [sys.executable, str(ROOT / "demo.py")]
     shown = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     figures = dict(line.split(maxsplit=1) for line in shown.splitlines())
-    assert list(figures) == ["keypoints", "matches", "inliers", "time", "picture"]
-    assert int(figures["inliers"]) > 100
+    assert list(figures) == ["keypoints", "matches", "inliers", "verdict", "time", "drawn", "picture"]
+    assert int(figures["inliers"].split()[0]) > 100
+    assert figures["verdict"] == "matched"
     assert (tmp_path / figures["picture"]).stat().st_size > 10_000
 
 

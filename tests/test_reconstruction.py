@@ -104,7 +104,7 @@ def test_a_second_run_keeps_the_features(
     def never(*arguments: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("ripe.extract_many.read_image", never)
+    monkeypatch.setattr("ripe.images.read_image", never)
     main([*command, "--pairs", "sequential", "--neighbours", "2"])
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| sift")]
     assert [row[2].strip() for row in rows] == ["6 of 6"]

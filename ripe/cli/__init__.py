@@ -13,6 +13,8 @@ from ripe.cli.parser import CommandParser
 
 COMMANDS = {
     "match": ("ripe.cli.match", "match two photos and fit their geometry"),
+    "align": ("ripe.cli.align", "warp one photo into the frame of another"),
+    "stitch": ("ripe.cli.stitch", "join overlapping photos into a panorama"),
     "extract": ("ripe.cli.extract", "extract the features of many photos to an HDF5 file"),
     "reconstruct": ("ripe.cli.reconstruct", "reconstruct a scene from a folder of photos with COLMAP"),
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
@@ -33,7 +35,8 @@ EPILOG = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status.
 
-    It is 0, 1 after an error of the input, 70 after a fault of ours, 130 after Ctrl-C; wrong usage exits with 2.
+    It is 0, 1 after an error of the input, 3 where photos have nothing in common, 70 after a fault of ours, 130 after
+    Ctrl-C; wrong usage exits with 2.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     command = next((word for word in words if not word.startswith("-")), None)

@@ -80,6 +80,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-keypoints", type=options.positive, metavar="N", help="the best N of an image")
     group.add_argument("--threshold", type=float, metavar="T", help="least score of a model's keypoint")
     options.add_matching_options(group)
+    options.add_megapixels_option(group)
     group.add_argument("--estimator-threshold", type=float, metavar="PIXELS", help="PoseLib's inlier threshold")
     group.add_argument("--repeats", type=options.positive, metavar="N", help="seeds of every estimation")
     group.add_argument("--limit", type=options.positive, metavar="N", help="only N pairs of a set, spread evenly")
@@ -199,7 +200,9 @@ def _evaluate(
     for result, its_pairs in zip(results, matched, strict=True):
         if arguments.gallery > 0:
             folder = output / "gallery" / pairs.name
-            drawn = gallery.draw_pairs(report, result, its_pairs, folder, arguments.gallery)
+            drawn = gallery.draw_pairs(
+                report, result, its_pairs, folder, arguments.gallery, max_megapixels=arguments.max_megapixels
+            )
             places = [(quote(f"gallery/{pairs.name}/{file}"), caption) for file, caption in drawn]
             sections.append((f"{pairs.name}: {result.candidate.name}", str(protocol), places))
     return report, sections
@@ -221,7 +224,7 @@ def _predict_and_score(
             discard(place / file)
     label = f"{pairs.name}: {candidate.name}"
     with progress_bar(f"{label}: extract", len(pairs.images), leave=False) as step:
-        unreadable = predictions.extract_images(candidate, pairs, protocol, place, step)
+        unreadable = predictions.extract_images(candidate, pairs, protocol, place, step, arguments.max_megapixels)
     with progress_bar(f"{label}: match", len(pairs.pairs), leave=False) as step:
         predictions.match_images(candidate, pairs, protocol, place, step)
     stored = predictions.read_predictions(pairs, place)

@@ -38,7 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ripe import files
     from ripe.extract_many import extract_many, model_extract, model_settings
     from ripe.folders import masks_below
-    from ripe.inference import MAX_PIXELS_PER_BATCH
     from ripe.storage import FeatureFile
 
     files.check_writable(arguments.output)
@@ -51,15 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         FeatureFile(arguments.output, settings, overwrite=arguments.overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,
     ):
-        failures = extract_many(
-            named,
-            model_extract(model, **given),
-            store,
-            masks=masks,
-            batch_pixels=MAX_PIXELS_PER_BATCH,
-            max_megapixels=arguments.max_megapixels,
-            progress=progress,
-        )
+        extract = model_extract(model, **given, max_megapixels=arguments.max_megapixels)
+        failures = extract_many(named, extract, store, masks=masks, progress=progress)
     print(f"{len(named) - len(failures)} of {len(named)} images in {arguments.output}")
     for name, reason in failures.items():
         print(f"ripe: not extracted: {name}: {reason}", file=sys.stderr)

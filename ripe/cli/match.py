@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
+  ripe match left.jpg right.jpg -o all.png --view matches --draw 0
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
   ripe match left.jpg right.jpg --method adalam --masks masks/
   ripe match left.jpg right.jpg --geometry essential --intrinsics 1150
@@ -37,7 +38,6 @@ stand in double quotes; lines that begin with # are passed over.
 Every fitted pair gets a verdict: matched, doubtful, or no better than chance. Of two photos the last one is exit status
 3, and the picture's lines are grey; of a list, such a pair gets no matches.
 """
-NO_BETTER_THAN_CHANCE = 3
 
 
 def add_parser(commands: Any) -> None:
@@ -46,9 +46,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("image0", metavar="A", type=Path, nargs="?", help="first photo")
     parser.add_argument("image1", metavar="B", type=Path, nargs="?", help="second photo")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="PNG|H5", help="picture of the inlier matches; match file with --pairs"
+        "-o", "--output", type=Path, metavar="PNG|H5", help="picture of the matches; match file with --pairs"
     )
     parser.add_argument("--json", type=Path, metavar="JSON", help="keypoints, matches, inliers, model and settings")
+    options.add_picture_options(parser)
     many = parser.add_argument_group("many pairs (in place of A and B)")
     many.add_argument("--pairs", type=Path, metavar="TXT", help="two image names a line")
     many.add_argument("--features", type=Path, metavar="H5", help="feature file that holds these images")
@@ -82,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.geometry = arguments.geometry or ("none" if many else "fundamental")
     if arguments.intrinsics is not None and (arguments.geometry != "essential" or len(arguments.intrinsics) > 2):
         arguments.refuse("--intrinsics goes with --geometry essential: one camera for both photos, or one for each")
+    if arguments.view == "warp" and arguments.geometry != "homography":
+        arguments.refuse("--view warp goes with --geometry homography")
     if many:
         return _match_many(arguments)
     if arguments.image1 is None:
@@ -90,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _match_many(arguments: argparse.Namespace) -> int:
-    """Match a list of pairs with stored features; 1 if an image had none."""
+    """Match a list of pairs with stored features; 1 if an image had none, or such as cannot be matched."""
     if arguments.pairs is None or arguments.features is None or arguments.output is None:
         arguments.refuse("--pairs, --features and -o belong together")
     if arguments.image0 is not None or arguments.json is not None or arguments.masks is not None:
@@ -116,18 +119,27 @@ def _match_many(arguments: argparse.Namespace) -> int:
         ) as store,
         progress_bar("match", len(pairs), unit="pair") as progress,
     ):
-        keep = partial(_inliers, arguments, _seen_side(features.settings))
-        missing = match_many(features, pairs, store, how=how, device=device, progress=progress, keep=keep)
+        problems: list[str] = []
+        missing = match_many(
+            features,
+            pairs,
+            store,
+            how=how,
+            device=device,
+            progress=progress,
+            keep=partial(_inliers, arguments, _seen_side(features.settings)),
+            failed=lambda pair, error: problems.append(f"{pair[0]} and {pair[1]}: {error}"),
+        )
         done = sum(store.holds(*pair) for pair in pairs)
         verdicts = Counter(store.notes(*pair).get("verdict") for pair in pairs)
     print(f"{done} of {len(pairs)} pairs in {arguments.output}")
     if arguments.geometry != "none":
         print(", ".join(f"{verdicts[name]} {words}" for name, words in WORDS.items()))
     for name, count in missing.items():
-        print(
-            f"ripe: not matched: {count} pairs of {name}: {arguments.features} has no features of it", file=sys.stderr
-        )
-    return 1 if missing else 0
+        problems.append(f"{count} pairs of {name}: {arguments.features} has no features of it")
+    for problem in problems:
+        print(f"ripe: not matched: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _verification(arguments: argparse.Namespace) -> str:
@@ -191,7 +203,6 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
-    from ripe.extract_many import model_extract
     from ripe.images import as_rgb
     from ripe.matching import filtered_match
 
@@ -200,7 +211,8 @@ def _match_two(arguments: argparse.Namespace) -> int:
     for path in (arguments.output, arguments.json):
         if path is not None:
             files.check_writable(path)
-    how, given = options.match_filter(arguments), options.extraction_settings(arguments)
+    how, limits = options.match_filter(arguments), options.extraction_settings(arguments)
+    limits |= {"resize": limits.pop("max_side"), "enlarge": False}
     watch = Stopwatch()
     with watch.stage("read"):
         paths = arguments.image0, arguments.image1
@@ -211,9 +223,9 @@ def _match_two(arguments: argparse.Namespace) -> int:
     with watch.stage("load"):
         model = options.load_model(arguments)
     with watch.stage("extract"):
-        extract = model_extract(model, **given)
-        found = [extract([image], [mask])[0] for image, mask in zip(images, masks, strict=True)]
-        features = [extraction.features.to("cpu") for extraction in found]
+        features = [
+            model.extract(image, **limits, masks=[mask])[0].to("cpu") for image, mask in zip(images, masks, strict=True)
+        ]
     with watch.stage("match"):
         matches = filtered_match(features[0], features[1], how)
     points = matches.points(*features)
@@ -221,17 +233,36 @@ def _match_two(arguments: argparse.Namespace) -> int:
         geometry, verdict = fit(arguments.geometry, points, threshold, cameras)
     _report(features, matches, geometry, verdict, watch)
     if arguments.output is not None:
-        shown = points if geometry is None else [p[geometry.inliers] for p in points]
-        colour = drawing.UNVERIFIED if verdict is None else drawing.COLOURS[verdict.name]
-        drawing.save_picture(drawing.draw_matches(images, shown, colour=colour), arguments.output)
-        print(f"picture    {arguments.output}")
+        _draw(arguments, images, features, points, geometry, verdict)
     if arguments.json is not None:
         settings = _settings(arguments, model.detection.threshold, threshold)
         if cameras is not None:
             settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
         files.write_json(arguments.json, document(settings, features, matches, geometry, verdict, watch.milliseconds))
         print(f"json       {arguments.json}")
-    return NO_BETTER_THAN_CHANCE if verdict is not None and verdict.name == "chance" else 0
+    return options.UNRELATED if verdict is not None and verdict.name == "chance" else 0
+
+
+def _draw(
+    arguments: argparse.Namespace,
+    images: Sequence[Tensor],
+    features: Sequence[Features],
+    points: Sequence[Tensor],
+    geometry: TwoViewGeometry | None,
+    verdict: Verdict | None,
+) -> None:
+    from ripe import drawing
+
+    if arguments.view == "warp" and (geometry is None or geometry.model is None):
+        print("picture    none: no homography was found to warp by")
+        return
+    keypoints = [found.keypoints for found in features]
+    picture = drawing.draw_view(arguments.view, images, keypoints, points, geometry, verdict, limit=arguments.draw)
+    drawing.save_picture(picture, arguments.output)
+    every = len(points[0]) if geometry is None or arguments.view == "matches" else geometry.num_inliers
+    if arguments.view in ("matches", "inliers") and 0 < arguments.draw < every:
+        print(f"drawn      {arguments.draw} of {every}")
+    print(f"picture    {arguments.output}")
 
 
 def _mask(arguments: argparse.Namespace, path: Path, image: Tensor) -> Tensor | None:

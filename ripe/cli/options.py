@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.filters import METHODS, MatchFilter
+from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from ripe.model import RIPE
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-LONG_SIDE = 1600
-"""Detector and descriptor are made for photos of about one megapixel: beyond, little is found and nothing matches."""
+UNRELATED = 3
+"""Exit status of what is asked to join photos that have no more in common than chance gives."""
 
 
 def add_command(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
@@ -77,6 +78,24 @@ def add_matching_options(group: argparse._ActionsContainer) -> None:
     group.add_argument("--min-similarity", type=float, metavar="S", help="least cosine of a match (-1)")
 
 
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """--view and --draw."""
+    group = parser.add_argument_group("picture")
+    group.add_argument(
+        "--view",
+        choices=("keypoints", "matches", "inliers", "warp"),
+        default="inliers",
+        help="what it shows; matches against the geometry are red, warp lays A on B by the homography (%(default)s)",
+    )
+    group.add_argument(
+        "--draw",
+        type=count,
+        default=200,
+        metavar="N",
+        help="matches drawn, chosen to cover the photo evenly; 0 for all (%(default)s)",
+    )
+
+
 def add_megapixels_option(group: argparse._ActionsContainer) -> None:
     """--max-megapixels."""
     group.add_argument(
@@ -86,9 +105,18 @@ def add_megapixels_option(group: argparse._ActionsContainer) -> None:
 
 def positive(text: str) -> int:
     """An argument that is a whole number of 1 or more."""
+    return _whole_number(text, least=1)
+
+
+def count(text: str) -> int:
+    """An argument that is a whole number of 0 or more."""
+    return _whole_number(text, least=0)
+
+
+def _whole_number(text: str, least: int) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
     return value
 
 

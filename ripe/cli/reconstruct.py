@@ -176,9 +176,8 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     return [
         Source(
             name,
-            shrinking(describe, arguments.resize),
+            shrinking(describe, arguments.resize, arguments.max_megapixels),
             {**settings, **limits},
-            arguments.max_megapixels,
             arguments.masks,
         )
         for name, (describe, settings) in describers.items()

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ripe.data.archives import below, strip, unpack
 from ripe.data.catalogue import SOURCES, how_to_get, place
 from ripe.download import fetch_resumable, fetch_text
-from ripe.files import replacing
+from ripe.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,7 @@ def _fetch_item(item: Item, folder: Path) -> str:
     if item.path.endswith(ARCHIVES):
         names = _unpack_and_remove(target, lambda: unpack(target, target.parent, strip(STRIPPED)))
     record.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps({"url": item.url, "md5": item.md5, "names": names}) + "\n")
+    write_json(record, {"url": item.url, "md5": item.md5, "names": names})
     return "fetched and unpacked" if names != [target.name] else "fetched"
 
 

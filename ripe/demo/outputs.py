@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from ripe import files
-from ripe.demo.pipeline import LONG_SIDE, MatchedPhotos
-from ripe.drawing import COLOURS, GAP, draw_keypoints, draw_matches, save_picture
+from ripe.demo.pipeline import MatchedPhotos
+from ripe.drawing import GAP, View, draw_view, save_picture
 from ripe.extract_many import Extraction
 from ripe.storage import FeatureFile, MatchFile
+from ripe.two_views import LONG_SIDE
 
 STAGES = ("load", "read", "extract", "match", "geometry")
 MAX_WIDTH = 2 * LONG_SIDE + GAP  # so that no pixel that the network saw is lost
@@ -22,12 +23,11 @@ def pictures(result: MatchedPhotos) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     images = [view.shown.float() / 255 for view in result.views]
     keypoints = [view.on_shown(view.features.keypoints) for view in result.views]
     points = [view.on_shown(matched) for view, matched in zip(result.views, result.points, strict=True)]
-    inliers, colour = result.geometry.inliers, COLOURS[result.verdict.name]
-    return (
-        draw_keypoints(images, keypoints, max_width=MAX_WIDTH),
-        draw_matches(images, points, max_width=MAX_WIDTH, colour=colour, wrong=~inliers),
-        draw_matches(images, [side[inliers] for side in points], max_width=MAX_WIDTH, colour=colour),
-    )
+
+    def draw(view: View) -> np.ndarray:
+        return draw_view(view, images, keypoints, points, result.geometry, result.verdict, max_width=MAX_WIDTH)
+
+    return draw("keypoints"), draw("matches"), draw("inliers")
 
 
 def figures(result: MatchedPhotos) -> list[tuple[str, str]]:

@@ -19,7 +19,8 @@ SESSIONS = 50
 EXAMPLES = ("motorcycle_left.jpg", "motorcycle_right.jpg")
 INTRODUCTION = """# RIPE
 Two photos of the same place: keypoints, matches, and the matches that agree with one geometry.
-Green agrees, red does not. The wheel zooms into a picture, dragging moves it, a double click resets it."""
+Yellow, green and cyan agree, by their place in the first photo; red does not.
+The wheel zooms into a picture, dragging moves it, a double click resets it."""
 CSS = ".zoomable img { cursor: zoom-in } .zoomable { overflow: hidden }"
 
 logger = logging.getLogger(__name__)

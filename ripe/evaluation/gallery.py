@@ -12,7 +12,7 @@ from ripe.evaluation.report import Result, SetReport
 from ripe.evaluation.scoring import correct_matches
 from ripe.extractors import resized
 from ripe.files import replacing
-from ripe.images import as_rgb
+from ripe.images import MAX_MEGAPIXELS, as_rgb
 
 WIDTH = 960
 STYLE = (
@@ -22,9 +22,15 @@ STYLE = (
 
 
 def draw_pairs(
-    report: SetReport, result: Result, matched: Sequence[MatchedPair], folder: Path, count: int
+    report: SetReport,
+    result: Result,
+    matched: Sequence[MatchedPair],
+    folder: Path,
+    count: int,
+    *,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> list[tuple[str, str]]:
-    """Write a JPEG for each of the `count` worst and best pairs: correct matches green, the others red.
+    """Write a JPEG for each of the `count` worst and best pairs: correct matches by position, the others red.
 
     Returns:
         The files' names and captions, worst pairs first.
@@ -37,7 +43,7 @@ def draw_pairs(
     drawn = []
     for rank, name in enumerate(chosen):
         file = folder / f"{result.candidate.key}-{rank:02}.jpg"
-        _draw(report, by_name[name], file)
+        _draw(report, by_name[name], file, max_megapixels)
         pair = result.score.pairs[name]
         unit = report.protocol.unit
         errors = ", ".join(f"{error:.2f}{unit}" if np.isfinite(error) else "no estimate" for error in pair.errors)
@@ -59,7 +65,8 @@ def write_page(path: Path, sections: Sequence[tuple[str, str, Sequence[tuple[str
     page = (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>Worst and best pairs</title>"
         f"<style>{STYLE}</style></head>\n<body><h1>Worst and best pairs</h1>\n"
-        "<p>Worst first. Green: matches that agree with the truth; red: the others.</p>\n"
+        "<p>Worst first. Yellow, green and cyan, by their position: matches that agree with the truth; red: the others."
+        "</p>\n"
         f"{body}\n</body></html>\n"
     )
     with replacing(path) as temporary:
@@ -67,14 +74,16 @@ def write_page(path: Path, sections: Sequence[tuple[str, str, Sequence[tuple[str
 
 
 def _figure(source: str, caption: str) -> str:
+    alternative = escape(f"Matches of {caption}", quote=True)
     return (
-        f"<figure><img src='{escape(source, quote=True)}' alt='' loading='lazy'>"
+        f"<figure><img src='{escape(source, quote=True)}' alt='{alternative}' loading='lazy'>"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _draw(report: SetReport, matched: MatchedPair, path: Path) -> None:
-    images = [as_rgb(report.pairs.path(name)) for name in (matched.pair.image0, matched.pair.image1)]
+def _draw(report: SetReport, matched: MatchedPair, path: Path, max_megapixels: float) -> None:
+    paths = [report.pairs.path(name) for name in (matched.pair.image0, matched.pair.image1)]
+    images = [as_rgb(path, max_megapixels=max_megapixels) for path in paths]
     if report.protocol.in_resized_pixels:
         images = [resized(image, report.protocol.resizing) for image in images]
     correct = correct_matches(matched, report.protocol)

@@ -4,7 +4,6 @@ They take any extractor, so that a report can put rivals beside a network that i
 the same, by way of files that it can go on from.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,18 +18,25 @@ from ripe.evaluation.baselines import baseline
 from ripe.evaluation.detectors import THRESHOLDS, score_detector
 from ripe.evaluation.metrics import area_under_recall
 from ripe.evaluation.pair_sets import PairSet
-from ripe.evaluation.predictions import Candidate, Predictions, StoredImage, matched_pairs
+from ripe.evaluation.predictions import (
+    Candidate,
+    Predictions,
+    StoredImage,
+    check_any_readable,
+    matched_pairs,
+    timed,
+)
 from ripe.evaluation.protocol import Protocol
 from ripe.evaluation.report import Result, summarise
 from ripe.evaluation.scoring import correct_matches, score_pairs
-from ripe.extractors import Describer, Resizing, describer, resized, to_original
+from ripe.extract_many import model_settings
+from ripe.extractors import Describer, Resizing, describer, resized
 from ripe.features import Features
 from ripe.geometry.robust import estimate_geometry
 from ripe.images import as_rgb
 from ripe.matching import match
 from ripe.model import RIPE
 from ripe.objective.inliers import hardly_moves
-from ripe.pretrained import weights_hash
 
 REPEATABILITY_AT = 3  # pixels
 REAL_RESIZING = Resizing("long", 640, enlarge=False)
@@ -45,9 +51,9 @@ def model_rival(name: str, model: RIPE) -> Rival:
     def candidate(max_keypoints: int, published_threshold: float | None) -> Candidate:
         published = published_threshold if model.name == "vgg_hyper" else None
         threshold = model.detection.threshold if published is None else published
-        settings = {"model": model.name, "weights": weights_hash(model), "threshold": threshold}
         describe = describer(model, max_keypoints=max_keypoints, threshold=threshold)
-        return Candidate(name, name, settings, describe, environment.hardware(model.device))
+        hardware = environment.hardware(model.device)
+        return Candidate(name, name, model_settings(model, threshold), describe, hardware)
 
     return candidate
 
@@ -90,24 +96,20 @@ def predict(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> tuple[d
     Raises:
         ValueError: no photo at all could be read.
     """
+    photos = {name: pairs.path(name) for name in pairs.images}
     features: dict[str, Features] = {}
     images: dict[str, StoredImage] = {}
     unreadable: dict[str, str] = {}
-    for name in pairs.images:
-        try:
-            original = as_rgb(pairs.path(name))
-        except (OSError, ValueError) as error:
-            unreadable[name] = str(error).removeprefix(f"{pairs.path(name)}: ")
-            continue
-        image = resized(original, protocol.resizing)
-        started = time.perf_counter()
-        found = to_original(candidate.describe(image).to("cpu"), original)
-        milliseconds = 1000 * (time.perf_counter() - started)
+
+    def failed(index: int, error: Exception) -> None:
+        name = pairs.images[index]
+        unreadable[name] = str(error).removeprefix(f"{photos[name]}: ")
+
+    for index, extraction in timed(candidate, protocol)(list(photos.values()), [None] * len(photos), failed):
+        name, found = pairs.images[index], extraction.features
         features[name] = found
-        images[name] = StoredImage(found.keypoints, found.image_size, milliseconds, candidate.hardware)
-    if not images:
-        first, reason = next(iter(unreadable.items()))
-        raise ValueError(f"none of {len(unreadable)} photos could be read; the first, {pairs.path(first)}: {reason}")
+        images[name] = StoredImage(found.keypoints, found.image_size, **extraction.notes)
+    check_any_readable(pairs, unreadable)
     names = [(pair.image0, pair.image1) for pair in pairs.pairs]
     readable = [(first, second) for first, second in names if first in features and second in features]
     return unreadable, Predictions(
@@ -152,7 +154,7 @@ class KnownGeometry:
         return Outcome({name: pair.errors[0] for name, pair in score.pairs.items()}, self._mean_area, figures, result)
 
     def picture(self, rival: Rival) -> np.ndarray:
-        """Matches of the first pair that can be read: right ones green, others red."""
+        """Matches of the first pair that can be read: right ones coloured by position, others red."""
         paths = [(self.pairs.path(pair.image0), self.pairs.path(pair.image1)) for pair in self.pairs.pairs]
         index, images = _first_readable(paths)
         first = replace(self.pairs, pairs=[self.pairs.pairs[index]])
@@ -219,7 +221,7 @@ class EpipolarAgreement:
         return Outcome(dict(zip(names, shares, strict=True)), _percent, figures)
 
     def picture(self, rival: Rival) -> np.ndarray:
-        """Matches of the first pair that can be read: those that agree with an epipolar geometry green, others red."""
+        """Matches of the first pair that can be read: those that disagree with an epipolar geometry are red."""
         describe = self._describer(rival)
         images = [resized(image, self.resizing) for image in _first_readable(self.pairs)[1]]
         features = [describe(image).to("cpu") for image in images]

@@ -7,7 +7,6 @@ to be continued with other settings (see `ripe.storage`).
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from ripe.evaluation.pair_sets import AnnotatedPair, MatchedPair, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
-from ripe.extract_many import Extraction, extract_many
+from ripe.extract_many import Extract, Extraction, extract_many
 from ripe.extractors import Describer, one_by_one, resized, to_original
-from ripe.images import as_rgb
+from ripe.images import MAX_MEGAPIXELS
 from ripe.match_many import match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
 
@@ -86,7 +85,12 @@ class Predictions:
 
 
 def extract_images(
-    candidate: Candidate, pairs: PairSet, protocol: Protocol, folder: Path, progress: Progress = lambda count=1: None
+    candidate: Candidate,
+    pairs: PairSet,
+    protocol: Protocol,
+    folder: Path,
+    progress: Progress = lambda count=1: None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> dict[str, str]:
     """Extract every photo that is not in `folder`/features.h5 yet.
 
@@ -96,6 +100,7 @@ def extract_images(
         protocol: says how they are resized.
         folder: exists; features.h5 is made or continued there.
         progress: told how many more photos are done.
+        max_megapixels: photos of more million pixels are refused.
 
     Returns:
         Why photos could not be read, by name; the others are in the file.
@@ -108,14 +113,30 @@ def extract_images(
     check_distinct(_names(pairs))
     settings = _settings(candidate, pairs, protocol)
     photos = {name: pairs.path(name) for name in pairs.images}
-    extract = one_by_one(partial(_extract, candidate, protocol))
     with _Features(folder / "features.h5", settings) as store:
-        # Nothing else is read meanwhile, as the extractor is timed.
-        unreadable = extract_many(photos, extract, store, read_ahead=1, progress=progress)
+        unreadable = extract_many(photos, timed(candidate, protocol, max_megapixels), store, progress=progress)
+    check_any_readable(pairs, unreadable)
+    return unreadable
+
+
+def timed(candidate: Candidate, protocol: Protocol, max_megapixels: float = MAX_MEGAPIXELS) -> Extract:
+    """A candidate for `extract_many`; it notes its milliseconds, in which nothing else is read, and the hardware."""
+
+    def extract(original: Tensor, mask: Tensor | None) -> Extraction:  # sets have no masks
+        image = resized(original, protocol.resizing)
+        start = time.perf_counter()
+        found = candidate.describe(image).to("cpu")
+        notes = {"milliseconds": 1000 * (time.perf_counter() - start), "hardware": candidate.hardware}
+        return Extraction(to_original(found, original), max(image.shape[1:]), notes)
+
+    return one_by_one(extract, max_megapixels=max_megapixels, ahead=0)
+
+
+def check_any_readable(pairs: PairSet, unreadable: Mapping[str, str]) -> None:
+    """Raise a `ValueError` with the first reason if all photos are unreadable; `unreadable` has them by name."""
     if len(unreadable) == len(pairs.images):
         first, reason = next(iter(unreadable.items()))
         raise ValueError(f"none of {len(unreadable)} photos could be read; the first, {pairs.path(first)}: {reason}")
-    return unreadable
 
 
 def match_images(
@@ -174,16 +195,6 @@ def _names(pairs: PairSet) -> list[tuple[str, str]]:
 def _settings(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> dict[str, Any]:
     shared = {"photos": pairs.fingerprint(), "resizing": str(protocol.resizing)}
     return {**candidate.settings, "max_keypoints": protocol.max_keypoints, **shared}
-
-
-def _extract(candidate: Candidate, protocol: Protocol, photo: np.ndarray | Tensor, mask: Tensor | None) -> Extraction:
-    original = as_rgb(photo)
-    image = resized(original, protocol.resizing)
-    start = time.perf_counter()
-    found = candidate.describe(image).to("cpu")
-    milliseconds = 1000 * (time.perf_counter() - start)
-    notes = {"milliseconds": milliseconds, "hardware": candidate.hardware}
-    return Extraction(to_original(found, original), max(image.shape[1:]), notes)
 
 
 def _read_image(group: h5py.Group) -> StoredImage:

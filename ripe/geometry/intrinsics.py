@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags
 from torch import Tensor
+
+from ripe.images import open_image
 
 DIAGONAL_OF_35MM_FILM = 43.27
 """Millimetres, as COLMAP has it."""
@@ -34,7 +36,7 @@ def exif_focal_length(path: str | Path) -> float | None:
     That is how COLMAP reads it. It holds for photos that were neither cropped nor straightened. None where EXIF does
     not say it, or cannot be read.
     """
-    with Image.open(path) as photo:
+    with open_image(path) as photo:
         width, height = photo.size
         try:
             equivalent = float(photo.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm])

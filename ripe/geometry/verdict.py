@@ -35,6 +35,10 @@ RANDOM_PAIRS = 200_000
 WORDS = {"matched": "matched", "doubtful": "doubtful", "chance": "no better than chance"}
 
 
+class UnrelatedPhotosError(ValueError):
+    """Photos that were to be joined have no more in common than chance gives."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the inliers of a pair of images are worth; true if the pair is matched.

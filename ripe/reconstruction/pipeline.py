@@ -17,7 +17,6 @@ from ripe.extract_many import Extract, extract_many
 from ripe.files import locked
 from ripe.filters import MUTUAL, MatchFilter
 from ripe.folders import masks_below
-from ripe.images import MAX_MEGAPIXELS
 from ripe.integrations import colmap
 from ripe.match_many import match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
@@ -41,14 +40,12 @@ class Source:
         name: of the extractor; a folder is named after it.
         extract: gives photos' features.
         settings: what the features depend on; stored with them, and a later run must agree.
-        max_megapixels: photos of more million pixels are refused.
         masks: folder of masks (see `ripe.folders.masks_below`); no keypoint lies where a photo's mask is zero.
     """
 
     name: str
     extract: Extract
     settings: Mapping[str, Any]
-    max_megapixels: float = MAX_MEGAPIXELS
     masks: Path | None = None
 
 
@@ -125,10 +122,13 @@ def reconstruct(
         check_distinct_names(names)
     else:
         check_distinct(pairs)
+    photos = {name: folder / name for name in names}
+    masks = {} if source.masks is None else masks_below(source.masks, names)
     output.mkdir(parents=True, exist_ok=True)
     features_path, matches_path = output / "features.h5", output / "matches.h5"
     with FeatureFile(features_path, source.settings, overwrite=overwrite) as extracted:
-        failures = _extract(folder, names, source, extracted, report)
+        progress = _counted("extract", len(names), report)
+        failures = extract_many(photos, source.extract, extracted, masks=masks, progress=progress)
     readable = [name for name in names if name not in failures]
     if len(readable) < 2:
         first = next(iter(failures.items()), None)
@@ -138,12 +138,9 @@ def reconstruct(
         )
     with FeatureReader(features_path) as features:
         chosen = pairs(features, readable) if callable(pairs) else pairs
-        with MatchFile(
-            matches_path, {"matcher": str(match_filter), **features.settings}, overwrite=overwrite
-        ) as matched:
-            progress = _counted("match", len(chosen), report)
-            missing = match_many(features, chosen, matched, how=match_filter, device=device, progress=progress)
-        failures |= {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
+        settings = {"matcher": str(match_filter), **features.settings}
+        with MatchFile(matches_path, settings, overwrite=overwrite) as matched:
+            failures |= _match(features, chosen, matched, match_filter, device, report)
         # Another process with this output waits here, as it has for the features and the matches.
         with locked(output / MODEL):
             database = output / "database.db"
@@ -174,16 +171,23 @@ def reconstruct(
     )
 
 
-def _extract(folder: Path, names: Sequence[str], source: Source, store: FeatureFile, report: Report) -> dict[str, str]:
-    """Store the features of all photos; why some have none is returned."""
-    return extract_many(
-        {name: folder / name for name in names},
-        source.extract,
-        store,
-        masks={} if source.masks is None else masks_below(source.masks, names),
-        max_megapixels=source.max_megapixels,
-        progress=_counted("extract", len(names), report),
-    )
+def _match(
+    features: FeatureReader,
+    pairs: Sequence[Pair],
+    store: MatchFile,
+    how: MatchFilter,
+    device: torch.device | str,
+    report: Report,
+) -> dict[str, str]:
+    """Store the matches of all pairs; why some have none is returned, by the name of the photo or both of them."""
+    failures: dict[str, str] = {}
+
+    def failed(pair: Pair, error: Exception) -> None:
+        failures[" and ".join(pair)] = str(error)
+
+    progress = _counted("match", len(pairs), report)
+    missing = match_many(features, pairs, store, how=how, device=device, progress=progress, failed=failed)
+    return failures | {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
 
 
 def _counted(stage: str, total: int, report: Report) -> Callable[..., None]:

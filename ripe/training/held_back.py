@@ -5,7 +5,6 @@ pairs are two photos of one scene: of those only epipolar geometry says anything
 """
 
 import itertools
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_annotated
 from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.protocol import Protocol
 from ripe.extractors import Resizing
-from ripe.files import replacing
+from ripe.files import write_json
 from ripe.geometry.homography import apply_homography
 from ripe.images import as_rgb, fit_long_side, resize
 from ripe.recipe.config import WarpConfig
@@ -75,8 +74,7 @@ def write_view_pairs(photos: Sequence[Path], folder: Path, *, count: int, warp: 
         entries.append({"name": f"{index:03}", "image0": names[0], "image1": names[1], "photo": photo.name, **points})
     if not entries:
         raise ValueError(f"none of {len(photos)} held-back photos could be made a pair of views of")
-    with replacing(folder / PAIRS_FILE) as temporary:
-        temporary.write_text(json.dumps({"model": "homography", "pairs": entries}, indent=1), encoding="utf-8")
+    write_json(folder / PAIRS_FILE, {"model": "homography", "pairs": entries}, indent=1)
     return read_annotated(folder)
 
 

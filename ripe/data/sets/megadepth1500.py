@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ripe.data.dataset import Count, DataSet, existing
+from ripe.pair_lists import pair_lines
 
 
 def count(folder: Path) -> list[Count]:
@@ -10,7 +11,7 @@ def count(folder: Path) -> list[Count]:
     lists = [folder / name for name in ("pairs.txt", "pairs_calibrated.txt") if (folder / name).is_file()]
     if not lists:
         raise FileNotFoundError(f"{folder}: holds neither pairs.txt nor pairs_calibrated.txt")
-    pairs = [line.split()[:2] for line in lists[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+    pairs = [pair for _, pair in pair_lines(lists[0])]
     photos = {folder / "images" / name for pair in pairs for name in pair}
     counts = [Count("pairs", len(pairs), 1500), Count("photos", existing(photos), len(photos))]
     if lists[0].name == "pairs.txt":

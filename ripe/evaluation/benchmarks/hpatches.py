@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ripe.evaluation.pair_sets import HomographyPair, PairSet
 from ripe.evaluation.protocol import Protocol
 from ripe.extractors import Resizing
 from ripe.geometry.homography import apply_homography, homography_from_corner_origin, outer_corners
+from ripe.images import open_image
 
 # Left out since D2-Net's evaluation, as their photos are too large for some networks.
 LARGE_SEQUENCES = frozenset(
@@ -65,7 +65,7 @@ def _pair(sequence: Path, index: int) -> HomographyPair:
         raise ValueError(f"{path}: must hold 3×3 finite numbers")
     # Glue Factory applies these matrices to coordinates with the first pixel's centre at (0.5, 0.5).
     homography = homography_from_corner_origin(torch.from_numpy(matrix))
-    with Image.open(sequence / "1.ppm") as photo:
+    with open_image(sequence / "1.ppm") as photo:
         corners = outer_corners(photo.size)
     names = f"{sequence.name}/1.ppm", f"{sequence.name}/{index}.ppm"
     return HomographyPair(

@@ -1,0 +1,91 @@
+"""One photo in the frame of another: for registration, and for pictures of then and now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ripe import checks
+from ripe.features import TwoViewGeometry
+from ripe.geometry.robust import estimate_geometry
+from ripe.geometry.verdict import WORDS, UnrelatedPhotosError, Verdict, judge
+from ripe.geometry.warping import LARGEST_SIDE, picture_of, warp
+from ripe.images import MAX_MEGAPIXELS, ImageLike, as_planes
+from ripe.matching import match
+from ripe.two_views import LONG_SIDE
+
+if TYPE_CHECKING:
+    from ripe.model import RIPE
+
+
+@dataclass(eq=False)
+class Alignment:
+    """The second photo in the first one's frame.
+
+    Attributes:
+        warped: H×W×3 uint8 RGB, of the first photo's size; black where the second photo does not reach.
+        valid: H×W bool, True where it does.
+        geometry: the homography, first image to second, in pixels of the photos, and its inliers.
+        verdict: "matched" or "doubtful".
+    """
+
+    warped: np.ndarray
+    valid: np.ndarray
+    geometry: TwoViewGeometry
+    verdict: Verdict
+
+
+def align(
+    image0: ImageLike,
+    image1: ImageLike,
+    *,
+    model: RIPE | None = None,
+    max_keypoints: int = 2048,
+    long_side: int = LONG_SIDE,
+    max_error: float = 2.0,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> Alignment:
+    """Warp a photo into the frame of another by the homography that their matches agree with.
+
+    That is right for flat scenes, and for cameras that have turned but hardly moved. Keypoints are looked for in shrunk
+    photos; what is warped has all its pixels.
+
+    Args:
+        image0: the photo whose frame is taken: a path, a Pillow image, an array or a tensor, as `as_rgb` takes them.
+        image1: the photo that is warped.
+        model: that extracts; `ripe.load()` if None.
+        max_keypoints: of each photo.
+        long_side: larger photos are shrunk to it for the network.
+        max_error: inlier threshold in pixels of `image1` as the network sees it (`long_side`).
+        max_megapixels: larger files are refused.
+
+    Raises:
+        UnrelatedPhotosError: a `ValueError`; the inliers are no better than chance.
+        FileNotFoundError, ValueError: a photo cannot be read, is too large to be warped, or a number is out of its
+            range.
+    """
+    checks.positive(max_error, "max_error")
+    checks.whole_number(long_side, "long_side", least=1)
+    planes = [as_planes(image, max_megapixels=max_megapixels) for image in (image0, image1)]
+    for number, photo in enumerate(planes):
+        if max(photo.shape[1:]) > LARGEST_SIDE:
+            raise ValueError(f"image{number} has a side of {max(photo.shape[1:])} pixels; {LARGEST_SIDE} can be warped")
+    if model is None:
+        from ripe.pretrained import load
+
+        model = load()
+    shrunk = [min(1.0, long_side / max(photo.shape[1:])) for photo in planes]
+    features = [
+        model.extract(photo, max_keypoints=max_keypoints, resize=None if scale == 1 else long_side)[0].to("cpu")
+        for photo, scale in zip(planes, shrunk, strict=True)
+    ]
+    points = match(*features).points(*features)
+    geometry = estimate_geometry("homography", *points, max_error=max_error / shrunk[1])
+    verdict = judge(geometry, *points)
+    if geometry.model is None or verdict.name == "chance":
+        agree = f"{geometry.num_inliers} of {len(points[0])} matches agree"
+        raise UnrelatedPhotosError(f"the photos do not align: {agree}, which is {WORDS['chance']}")
+    warped, valid = warp(picture_of(planes[1]), geometry.model, (planes[0].shape[2], planes[0].shape[1]))
+    return Alignment(warped, valid, geometry, verdict)
