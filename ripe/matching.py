@@ -128,6 +128,16 @@ def filtered_match(features0: Features, features1: Features, how: MatchFilter) -
     return Matches(indices[kept], scores[kept])
 
 
+def check_installed(how: MatchFilter) -> None:
+    """Raise a `ValueError` that says what to install if a filter is kornia's, which is not there."""
+    if how.method != "mutual":
+        try:
+            import kornia.feature  # noqa: F401
+        except ImportError as error:
+            message = f"method {how.method} needs kornia: pip install 'ripe-keypoints[eval]' ({error})"
+            raise ValueError(message) from error
+
+
 def _nearest(similarity: Tensor, dim: int, seconds: bool) -> Nearest:
     best, index = similarity.max(dim=dim)
     if not seconds:
@@ -161,10 +171,9 @@ def _passes(nearest: Nearest, ratio: float) -> Tensor:
 
 
 def _match_by_kornia(features0: Features, features1: Features, how: MatchFilter) -> tuple[Tensor, Tensor]:
-    try:
-        from kornia.feature import match_adalam, match_fginn
-    except ImportError as error:
-        raise ValueError(f"method {how.method} needs kornia: pip install 'ripe-keypoints[eval]' ({error})") from error
+    check_installed(how)
+    from kornia.feature import match_adalam, match_fginn
+
     descriptors0, descriptors1 = features0.descriptors, features1.descriptors
     frames0, frames1 = (upright_frames(features.keypoints, FRAME)[None] for features in (features0, features1))
     if how.method == "fginn":

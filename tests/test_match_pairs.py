@@ -1,5 +1,6 @@
 """`ripe match --pairs`: hloc's match file of many pairs, from a feature file."""
 
+import sys
 from pathlib import Path
 
 import h5py
@@ -286,6 +287,21 @@ def test_all_matches_are_kept_unless_a_geometry_is_asked_for(scene: Path, capsys
     assert len(found) == 60
     assert match_pairs("--geometry", "homography") == 1
     assert "begun with other settings" in capsys.readouterr().err
+
+
+def test_a_missing_package_ends_the_list_and_does_not_fail_pair_by_pair(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kornia", "kornia.feature"):
+        monkeypatch.setitem(sys.modules, name, None)
+    failed: list[object] = []
+    with (
+        FeatureReader("features.h5") as features,
+        MatchFile("matches.h5", {"matcher": "AdaLAM"}) as store,
+        pytest.raises(ValueError, match="method adalam needs kornia: pip install"),
+    ):
+        match_many(features, [NAMES[:2]], store, how=MatchFilter("adalam"), failed=lambda *told: failed.append(told))
+    assert failed == []
 
 
 def test_cameras_of_a_list_must_be_given(scene: Path) -> None:

@@ -156,9 +156,13 @@ def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def match_filter(arguments: argparse.Namespace) -> MatchFilter:
     """What --method, --ratio and --min-similarity ask for; mutual nearest neighbours if nothing is said."""
+    from ripe.matching import check_installed
+
     names = ("method", "ratio", "min_similarity")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return MatchFilter(**given)
+    how = MatchFilter(**given)
+    check_installed(how)  # before hours of extraction
+    return how
 
 
 def add_overwrite_option(parser: argparse._ActionsContainer, what: str) -> None:

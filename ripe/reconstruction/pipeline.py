@@ -19,6 +19,7 @@ from ripe.filters import MUTUAL, MatchFilter
 from ripe.folders import masks_below
 from ripe.integrations import colmap
 from ripe.match_many import match_many
+from ripe.matching import check_installed
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
 
 if TYPE_CHECKING:
@@ -113,11 +114,13 @@ def reconstruct(
         report: told about progress.
 
     Raises:
-        ValueError: pycolmap is missing, two photos' names cannot be told apart in hloc's match files, fewer than two
-            photos are readable, or `output` holds features of other settings.
+        ValueError: pycolmap is missing, or kornia, if `match_filter` is its; two photos' names cannot be told apart in
+            hloc's match files; there is no photo's mask where `source` has them, or fewer than two photos are readable;
+            or `output` holds features of other settings.
     """
     # Before hours of work.
     colmap.import_pycolmap()
+    check_installed(match_filter)
     if callable(pairs):
         check_distinct_names(names)
     else:
