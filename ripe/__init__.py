@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ripe.alignment import Alignment as Alignment
     from ripe.alignment import align as align
+    from ripe.feature_arrays import load_features as load_features
     from ripe.features import Features as Features
     from ripe.features import Matches as Matches
     from ripe.features import TwoViewGeometry as TwoViewGeometry
@@ -45,6 +46,7 @@ _HOMES = {
     "estimate_geometry": "ripe.geometry.robust",
     "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",
+    "load_features": "ripe.feature_arrays",
     "match": "ripe.matching",
     "save_weights": "ripe.pretrained",
     "stitch": "ripe.stitching",

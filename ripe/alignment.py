@@ -14,11 +14,10 @@ from ripe.geometry.verdict import WORDS, UnrelatedPhotosError, Verdict, judge
 from ripe.geometry.warping import LARGEST_SIDE, picture_of, warp
 from ripe.images import MAX_MEGAPIXELS, ImageLike, as_planes
 from ripe.matching import match
+from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
     from ripe.model import RIPE
-
-LONG_SIDE = 1600
 
 
 @dataclass(eq=False)
@@ -64,8 +63,8 @@ def align(
 
     Raises:
         UnrelatedPhotosError: a `ValueError`; the inliers are no better than chance.
-        FileNotFoundError, ValueError, TypeError: a photo cannot be read, is too large to be warped, or a number is out
-            of its range.
+        FileNotFoundError, ValueError: a photo cannot be read, is too large to be warped, or a number is out of its
+            range.
     """
     checks.positive(max_error, "max_error")
     checks.whole_number(long_side, "long_side", least=1)

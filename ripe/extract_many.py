@@ -43,9 +43,10 @@ class Extraction:
         return max(self.features.image_size) / self.seen_side
 
 
-Extract = Callable[[Sequence[Path], Failed], Iterable[tuple[int, Extraction]]]
-"""Extracts photos one after the other: index and extraction of each, or its index and what is wrong to the second
-argument."""
+Masks = Sequence[Path | None]
+Extract = Callable[[Sequence[Path], Masks, Failed], Iterable[tuple[int, Extraction]]]
+"""Extracts photos one after the other, each with its mask (see `ripe.inference.as_mask`) or None: index and extraction
+of each, or its index and what is wrong to the third argument. No keypoint lies where a mask is zero."""
 
 
 def model_extract(
@@ -53,21 +54,25 @@ def model_extract(
     *,
     max_keypoints: int,
     threshold: float | None,
-    resize: int | None,
+    max_side: int | None,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Extract:
-    """`RIPE.extract_stream` with these arguments, for `extract_many`."""
+    """`RIPE.extract_stream` for `extract_many`; longer sides than `max_side` pixels are shrunk, none is enlarged."""
 
-    def extract(paths: Sequence[Path], failed: Failed) -> Iterable[tuple[int, Extraction]]:
+    def extract(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterable[tuple[int, Extraction]]:
         stream = model.extract_stream(
             paths,
             max_keypoints=max_keypoints,
             threshold=threshold,
-            resize=resize,
+            resize=max_side,
+            enlarge=False,
+            masks=masks,
             max_megapixels=max_megapixels,
             failed=failed,
         )
-        return ((index, Extraction(found, resize or max(found.image_size))) for index, found in stream)
+        for index, found in stream:
+            side = max(found.image_size)
+            yield index, Extraction(found, side if max_side is None else min(side, max_side))
 
     return extract
 
@@ -97,16 +102,19 @@ def extract_many(
     extract: Extract,
     store: FeatureFile,
     *,
+    masks: Mapping[str, Path] | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, str]:
     """Extract and store those photos that the store does not hold yet.
 
-    Photos whose file has another size or time than when they were extracted are done anew, and a warning says how many.
+    Photos whose file, or whose mask's file, has another size or time than when they were extracted are done anew, and a
+    warning says how many.
 
     Args:
         photos: paths by the names under which the features are stored.
         extract: the extractor.
         store: where the features go; what was extracted before an interruption is kept.
+        masks: paths of the photos' masks, by the photos' names; none of the others.
         progress: called with the number of photos that are newly done, or found to be done or unreadable.
 
     Returns:
@@ -116,7 +124,8 @@ def extract_many(
         OSError: the store cannot be written.
     """
     failures: dict[str, str] = {}
-    stamps = _pending(photos, store, failures)
+    masks = masks or {}
+    stamps = _pending(photos, masks, store, failures)
     changed = stamps.keys() & store.done.keys()
     if changed:
         logger.warning("%s: %d photos are extracted anew, as their files have changed", store.path, len(changed))
@@ -127,7 +136,8 @@ def extract_many(
         failures[names[index]] = str(error)
         progress(1)
 
-    for index, found in extract([photos[name] for name in names], failed):
+    paths, their_masks = [photos[name] for name in names], [masks.get(name) for name in names]
+    for index, found in extract(paths, their_masks, failed):
         name = names[index]
         store.add({name: found.features}, {name: found.uncertainty}, {name: {**found.notes, **stamps[name]}})
         progress(1)
@@ -136,19 +146,28 @@ def extract_many(
     return {name: reason.removeprefix(f"{photos[name]}: ") for name, reason in failures.items()}
 
 
-def _pending(photos: Mapping[str, Path], store: FeatureFile, failures: dict[str, str]) -> dict[str, dict[str, int]]:
+def _pending(
+    photos: Mapping[str, Path], masks: Mapping[str, Path], store: FeatureFile, failures: dict[str, str]
+) -> dict[str, dict[str, int]]:
     """The photos to be done, with what tells their files from later ones; those that cannot be go to `failures`."""
     found = {}
     for name, path in photos.items():
         try:
             name.encode()  # HDF5 and COLMAP name things in UTF-8
-            status = path.stat()
+            stamp = _stamp("photo", path)
+            mask_stamp = _stamp("mask", masks[name]) if name in masks else {}
         except UnicodeEncodeError:
             failures[name] = "its name is not UTF-8"
         except OSError as error:
             failures[name] = str(error)
         else:
-            stamp = {"photo_bytes": status.st_size, "photo_mtime_ns": status.st_mtime_ns}
-            if not store.holds(name, stamp):
-                found[name] = stamp
+            stored = store.done.get(name, {})
+            had = {key: value for key, value in stored.items() if key.startswith("mask_")}
+            if had != mask_stamp or not store.holds(name, stamp):
+                found[name] = stamp | mask_stamp
     return found
+
+
+def _stamp(kind: str, path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {f"{kind}_bytes": status.st_size, f"{kind}_mtime_ns": status.st_mtime_ns}

@@ -2,22 +2,27 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ripe.extract_many import Extract, Extraction
+from ripe.extract_many import Extract, Extraction, Masks
 from ripe.features import Features
 from ripe.images import MAX_MEGAPIXELS, rescale_keypoints, resize, unit_range
-from ripe.inference import READ_AHEAD, Failed, prepare
+from ripe.inference import READ_AHEAD, Failed, inside, prepare
 from ripe.model import RIPE
 
 Describer = Callable[[Tensor], Features]
 """Gives the features of a 3×H×W RGB image in 0..1 as it is; keypoints are in its pixels."""
+
+
+class MaskedDescriber(Protocol):
+    """A `Describer` that also takes an H×W bool mask; no keypoint lies where it is False."""
+
+    def __call__(self, image: Tensor, mask: Tensor | None = None) -> Features: ...
 
 
 @dataclass(frozen=True)
@@ -52,44 +57,66 @@ class Resizing:
         return f"{self.side} side {'' if self.enlarge else 'at most '}{self.pixels} px"
 
 
-def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> Describer:
+def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> MaskedDescriber:
     """A RIPE model as a describer, with the model's own threshold if None is given."""
-    return lambda image: model.extract(image, max_keypoints=max_keypoints, threshold=threshold)[0]
+
+    def describe(image: Tensor, mask: Tensor | None = None) -> Features:
+        return model.extract(image, max_keypoints=max_keypoints, threshold=threshold, masks=[mask])[0]
+
+    return describe
 
 
-def shrinking(describe: Describer, max_side: int, max_megapixels: float = MAX_MEGAPIXELS) -> Extract:
+def shrinking(describe: MaskedDescriber, max_side: int | None, max_megapixels: float = MAX_MEGAPIXELS) -> Extract:
     """A describer for `extract_many`; photos whose longer side exceeds `max_side` pixels are shrunk, none enlarged."""
-    resizing = Resizing("long", max_side, enlarge=False)
 
-    def extract(original: Tensor) -> Extraction:
-        image = resized(original, resizing)
-        return Extraction(to_original(describe(image), original), max(image.shape[1:]))
+    def extract(original: Tensor, mask: Tensor | None) -> Extraction:
+        image = original if max_side is None else resized(original, Resizing("long", max_side, enlarge=False))
+        found = to_original(describe(image, None if mask is None else _shrunk(mask, image)), original)
+        if mask is not None:
+            found = found[inside(mask.to(found.keypoints.device), found.keypoints)]
+        return Extraction(found, max(image.shape[1:]))
 
     return one_by_one(extract, max_megapixels=max_megapixels)
 
 
 def one_by_one(
-    extract: Callable[[Tensor], Extraction], *, max_megapixels: float = MAX_MEGAPIXELS, ahead: int = READ_AHEAD
+    extract: Callable[[Tensor, Tensor | None], Extraction],
+    *,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    ahead: int = READ_AHEAD,
 ) -> Extract:
     """What extracts one photo, for `extract_many`.
 
     Args:
-        extract: given a 3×H×W photo in 0..1 of original size; a `ValueError` of its is reported, as of a bad file.
+        extract: given a 3×H×W photo in 0..1 of original size, and its H×W bool mask or None; a `ValueError` of its is
+            reported, as of a bad file.
         max_megapixels: photos of more million pixels are refused.
         ahead: how many photos are read before their turn; with 0, none is while the extractor works.
     """
 
-    def extract_each(paths: Sequence[Path], failed: Failed) -> Iterator[tuple[int, Extraction]]:
-        unmasked = zip(paths, repeat(None))
-        for photo in prepare(unmasked, long_side=None, max_megapixels=max_megapixels, failed=failed, ahead=ahead):
+    def extract_each(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterator[tuple[int, Extraction]]:
+        photos = prepare(
+            zip(paths, masks, strict=True),
+            long_side=None,
+            enlarge=False,
+            max_megapixels=max_megapixels,
+            failed=failed,
+            ahead=ahead,
+        )
+        for photo in photos:
             try:
-                extraction = extract(unit_range(photo.pixels))
+                extraction = extract(unit_range(photo.pixels), photo.mask)
             except ValueError as error:
                 failed(photo.index, error)
             else:
                 yield photo.index, extraction
 
     return extract_each
+
+
+def _shrunk(mask: Tensor, image: Tensor) -> Tensor:
+    """A mask of the image's size, True where all pixels are that fell on one of the image's."""
+    return F.interpolate(mask[None, None].float(), size=image.shape[1:], mode="area")[0, 0] == 1
 
 
 def resized(image: Tensor, resizing: Resizing) -> Tensor:

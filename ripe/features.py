@@ -3,20 +3,22 @@
 Shape letters: N keypoints of an image, D numbers of a descriptor, K matches. Keypoints are (x, y) in pixels of the
 original image, with the centre of the top-left pixel at (0, 0), as in OpenCV, kornia and hloc.
 
-All three are the caller's own: their tensors may be changed in place and replaced. Each is equal to itself alone; to
-compare contents, compare the tensors.
+Each shows itself in one line. All three are the caller's own: their tensors may be changed in place and replaced. Each
+is equal to itself alone; to compare contents, compare the tensors.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 GeometryKind = Literal["fundamental", "homography", "essential"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Features:
     """Keypoints of one image, best first. No keypoint at all (N = 0) is a valid result.
 
@@ -50,8 +52,42 @@ class Features:
             descriptors=self.descriptors.to(*args, **kwargs),
         )
 
+    def numpy(self) -> dict[str, np.ndarray]:
+        """All fields by name as arrays in the main memory; they share it with tensors that are there already.
 
-@dataclass(eq=False)
+        bfloat16, which NumPy does not have, becomes float32; image_size is int64.
+        """
+        return {field.name: _as_array(getattr(self, field.name)) for field in fields(self)}
+
+    def save(self, path: str | Path) -> None:
+        """Write `numpy()` to a file of NumPy's npz format, whole or not at all, which `ripe.load_features` reads.
+
+        For the features of many images see `ripe.storage.FeatureFile`, in hloc's layout.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from ripe.files import replacing
+
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **self.numpy())  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        width, height = self.image_size
+        length = self.descriptors.shape[-1]
+        return (
+            f"Features({len(self)} keypoints, {length} numbers each, {width}×{height} image, {self.keypoints.device})"
+        )
+
+
+def _as_array(value: Tensor | tuple[int, int]) -> np.ndarray:
+    if not isinstance(value, Tensor):
+        return np.array(value, dtype=np.int64)
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+@dataclass(eq=False, repr=False)
 class Matches:
     """Matches between two images.
 
@@ -65,6 +101,9 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"Matches({len(self)} matches)"
 
     def points(self, features0: Features, features1: Features) -> tuple[Tensor, Tensor]:
         """Matched keypoints of both images, each K×2.
@@ -80,7 +119,7 @@ class Matches:
         return features0.keypoints[self.indices[:, 0]], features1.keypoints[self.indices[:, 1]]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TwoViewGeometry:
     """A model fitted to matches. A failed fit is `model=None` with no inliers, never an exception.
 
@@ -97,6 +136,12 @@ class TwoViewGeometry:
     max_error: float
     model: Tensor | None
     inliers: Tensor
+
+    def __repr__(self) -> str:
+        found = "no model" if self.model is None else f"{self.num_inliers} inliers"
+        return (
+            f"{type(self).__name__}({self.kind}, {found} of {len(self.inliers)} matches, within {self.max_error:g} px)"
+        )
 
     @classmethod
     def failed(cls, kind: GeometryKind, max_error: float, num_matches: int) -> Self:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 from ripe.images import EXTENSIONS
@@ -48,6 +49,30 @@ def photos_below(folder: Path) -> list[str]:
                 waiting.extend(path for path in map(place.joinpath, folders) if path.is_symlink())
             entered.add(identity)
     return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def mask_in(folder: Path, name: str) -> Path | None:
+    """The mask that `folder` holds of a photo: of `sub/a.jpg`, `sub/a.jpg.png` as in COLMAP, or else `sub/a.png`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of masks")
+    candidates = (folder / f"{name}.png", (folder / name).with_suffix(".png"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def masks_below(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The masks that `folder` holds (see `mask_in`), by the photos' names; photos without one are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such folder, or it holds no photo's mask.
+    """
+    found = {name: mask for name in names if (mask := mask_in(folder, name)) is not None}
+    if not found:
+        raise ValueError(f"{folder}: holds no photo's mask; that of a.jpg would be a.jpg.png or a.png")
+    return found
 
 
 def _warn(error: OSError) -> None:

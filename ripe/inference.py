@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ripe.images import MIN_SIDE, ImageLike, as_planes, fit_long_side, resize, unit_range
+from ripe.images import MAX_MEGAPIXELS, MIN_SIDE, ImageLike, as_planes, fit_long_side, resize, unit_range
 
 READERS = 4
 READ_AHEAD = 4
@@ -21,7 +21,7 @@ MAX_PIXELS_PER_BATCH_ON_CPU = 500_000  # larger batches are no faster there
 MAX_PIXELS_GATHERED = 8_000_000
 
 Size = tuple[int, int]
-MaskLike = Tensor | np.ndarray | Image.Image
+MaskLike = Tensor | np.ndarray | Image.Image | str | Path
 Failed = Callable[[int, Exception], object]
 """Told the index of an image that cannot be used, and why."""
 
@@ -52,6 +52,7 @@ def prepare(
     images: Iterable[tuple[ImageLike, MaskLike | None]],
     *,
     long_side: int | None,
+    enlarge: bool,
     max_megapixels: float,
     failed: Failed | None,
     ahead: int = READ_AHEAD,
@@ -61,15 +62,15 @@ def prepare(
     Args:
         images: each with its mask, or None; see `ripe.images.as_rgb`. They are taken one by one.
         long_side: the longer side's length in pixels; images keep their size if None.
+        enlarge: whether smaller images are brought to it, too.
         max_megapixels: larger files are refused.
         failed: told of images that cannot be used, which are left out; if None, the first one's error is raised.
         ahead: how many files are read before their turn; with 0, none is while the caller works on an image.
     """
-    read = partial(_read, long_side=long_side, max_megapixels=max_megapixels)
-    for index, (reading, mask) in enumerate(_read_ahead(read, images, ahead)):
+    read = partial(_read, long_side=long_side, enlarge=enlarge, max_megapixels=max_megapixels)
+    for index, reading in enumerate(_read_ahead(read, images, ahead)):
         try:
-            pixels, size = reading.result()
-            image = Prepared(index, pixels, size, None if mask is None else _as_mask(mask, size))
+            image = Prepared(index, *reading.result())
         except (OSError, ValueError) as error:
             if failed is None:
                 raise
@@ -112,15 +113,52 @@ def inside(mask: Tensor, keypoints: Tensor) -> Tensor:
     return torch.stack([mask[y, x] for y in (lower[:, 1], upper[:, 1]) for x in (lower[:, 0], upper[:, 0])]).all(dim=0)
 
 
+def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: float = MAX_MEGAPIXELS) -> Tensor:
+    """H×W bool of any accepted mask, True where keypoints may lie: where the mask, or one of its colours, is not 0.
+
+    Args:
+        mask: a path, a Pillow image, an array or tensor H×W.
+        image: which it belongs to, for the message.
+        size: (H, W) of the image, to which the mask must be equal.
+        max_megapixels: larger files are refused.
+
+    Raises:
+        FileNotFoundError, ValueError: the mask is of another size, or none; the message names both.
+    """
+    if isinstance(mask, Tensor):
+        kept = mask != 0
+    elif isinstance(mask, np.ndarray):
+        kept = torch.from_numpy(mask != 0)
+    elif isinstance(mask, str | Path | Image.Image):
+        kept = (as_planes(mask, max_megapixels=max_megapixels) != 0).any(dim=0)
+    else:
+        raise ValueError(f"a mask is a path, a Pillow image, a NumPy array or a tensor, not {type(mask).__name__}")
+    if kept.shape != size:
+        names = [str(one) if isinstance(one, str | Path) else None for one in (mask, image)]
+        mask_name, image_name = names[0] or "a mask", names[1] or "an image"
+        found, wanted = "×".join(map(str, reversed(kept.shape))), f"{size[1]}×{size[0]}"
+        raise ValueError(
+            f"{mask_name} is {found} pixels, and {image_name} is {wanted}: a mask must have the size of its photo, as "
+            "it is shown upright"
+        )
+    return kept
+
+
+Loaded = tuple[Tensor, Size, Tensor | None]
+"""Pixels as the network shall see them, the size that the image had, and its mask."""
+Load = Callable[[ImageLike, MaskLike | None], Loaded]
+
+
 def _read_ahead(
-    read: Callable[[ImageLike], tuple[Tensor, Size]], images: Iterable[tuple[ImageLike, MaskLike | None]], ahead: int
-) -> Iterator[tuple["Future[tuple[Tensor, Size]]", MaskLike | None]]:
-    """What `read` makes of each image, and its mask, in order; threads read files, `ahead` before their turn."""
+    load: Load, images: Iterable[tuple[ImageLike, MaskLike | None]], ahead: int
+) -> Iterator["Future[Loaded]"]:
+    """What `load` makes of each image and its mask, in order; threads read files, `ahead` before their turn."""
     pool = ThreadPoolExecutor(READERS)
-    waiting: deque[tuple[Future[tuple[Tensor, Size]], MaskLike | None]] = deque()
+    waiting: deque[Future[Loaded]] = deque()
     try:
         for image, mask in images:
-            waiting.append((pool.submit(read, image) if isinstance(image, str | Path) else _done(read, image), mask))
+            is_file = isinstance(image, str | Path)
+            waiting.append(pool.submit(load, image, mask) if is_file else _done(load, image, mask))
             if len(waiting) > ahead:
                 yield waiting.popleft()
         while waiting:
@@ -129,36 +167,34 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _done(read: Callable[[ImageLike], tuple[Tensor, Size]], image: ImageLike) -> "Future[tuple[Tensor, Size]]":
-    done: Future[tuple[Tensor, Size]] = Future()
+def _done(load: Load, image: ImageLike, mask: MaskLike | None) -> "Future[Loaded]":
+    done: Future[Loaded] = Future()
     try:
-        done.set_result(read(image))
+        done.set_result(load(image, mask))
     except (OSError, ValueError) as error:
         done.set_exception(error)
     return done
 
 
-def _read(image: ImageLike, *, long_side: int | None, max_megapixels: float) -> tuple[Tensor, Size]:
-    """The pixels as the network shall see them, and the size that the image had."""
+def _read(
+    image: ImageLike, mask: MaskLike | None, *, long_side: int | None, enlarge: bool, max_megapixels: float
+) -> Loaded:
+    """The image and its mask as the network shall see them."""
     original = as_planes(image, max_megapixels=max_megapixels)
     own = (original.shape[-2], original.shape[-1])
-    size = own if long_side is None else fit_long_side(own, long_side)
+    kept = None if mask is None else as_mask(mask, image, own, max_megapixels=max_megapixels)
+    size = own
+    if long_side is not None and (enlarge or max(own) > long_side):
+        size = fit_long_side(own, long_side)
     if min(size) < MIN_SIDE:
         name = image if isinstance(image, str | Path) else "image"
         raise ValueError(
             f"{name}: resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`"
         )
     if size == own:
-        return original, own
+        return original, own, kept
     # Plane by plane, as the floating-point image is by far the largest thing around.
-    return torch.cat([resize(unit_range(plane[None]), size) for plane in original]), own
-
-
-def _as_mask(mask: MaskLike, size: Size) -> Tensor:
-    kept = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask) != 0)
-    if kept.shape != size:
-        raise ValueError(f"a mask of shape {tuple(kept.shape)} for an image of {size} pixels")
-    return kept
+    return torch.cat([resize(unit_range(plane[None]), size) for plane in original]), own, kept
 
 
 def _of_equal_size(images: Sequence[Prepared], max_pixels: int) -> list[list[Prepared]]:

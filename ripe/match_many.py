@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from ripe.features import Features, Matches
-from ripe.matching import match
+from ripe.filters import MUTUAL, MatchFilter
+from ripe.matching import check_installed, filtered_match
 from ripe.storage import FeatureReader, MatchFile, Pair
 
 CACHED_IMAGES = 128
 PAIRS_PER_PART = 250
-SETTINGS = {"matcher": "mutual nearest neighbours"}
 
 Keep = Callable[[Features, Features, Matches], tuple[Matches, dict[str, Any]]]
 Failed = Callable[[Pair, Exception], object]
@@ -27,12 +27,13 @@ def match_many(
     pairs: Sequence[Pair],
     store: MatchFile,
     *,
+    how: MatchFilter = MUTUAL,
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
     keep: Keep = lambda features0, features1, matches: (matches, {}),
     failed: Failed | None = None,
 ) -> Counter[str]:
-    """Match those pairs that the store does not hold yet, by mutual nearest neighbours.
+    """Match those pairs that the store does not hold yet.
 
     Pairs whose features have changed since are matched anew, and a warning says how many. A pair in both orders is
     matched once.
@@ -41,6 +42,7 @@ def match_many(
         features: of the images; descriptors of unit length.
         pairs: names of images.
         store: where the matches go; what was matched before an interruption is kept.
+        how: the descriptors are matched.
         device: where the descriptors are compared.
         progress: called after each pair.
         keep: which matches of two images are stored, such as those that agree with one geometry, and what is noted
@@ -51,9 +53,10 @@ def match_many(
         The images that have no features, each with the number of pairs that were left out for it.
 
     Raises:
-        ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), or, without `failed`,
-            two images' features cannot be matched (see `ripe.match`).
+        ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), `how` needs what is
+            not installed, or, without `failed`, two images' features cannot be matched (see `ripe.match`).
     """
+    check_installed(how)  # which would otherwise fail pair by pair
     store.check_distinct(pairs)
     identities = _identities(features, pairs)
     pending = {frozenset(pair): pair for pair in pairs if not store.holds(*pair, identities)}
@@ -78,7 +81,7 @@ def match_many(
             if pending.pop(frozenset(pair), None) is not None:
                 absent = [name for name in pair if name not in identities]
                 missing.update(absent)
-                if not absent and (found := _attempt(pair, read, keep, failed)) is not None:
+                if not absent and (found := _attempt(pair, read, how, keep, failed)) is not None:
                     matched[pair], notes[pair] = found
             if len(matched) == PAIRS_PER_PART:
                 flush()
@@ -89,12 +92,12 @@ def match_many(
 
 
 def _attempt(
-    pair: Pair, read: Callable[[str], Features], keep: Keep, failed: Failed | None
+    pair: Pair, read: Callable[[str], Features], how: MatchFilter, keep: Keep, failed: Failed | None
 ) -> tuple[tuple[Matches, int, int], dict[str, Any]] | None:
     """The matches of a pair and how many keypoints both images have, and its notes; None if they cannot be had."""
     try:
         features0, features1 = map(read, pair)
-        kept, notes = keep(features0, features1, match(features0, features1))
+        kept, notes = keep(features0, features1, filtered_match(features0, features1, how))
         return (kept, len(features0), len(features1)), notes
     except ValueError as error:
         if failed is None:

@@ -64,6 +64,7 @@ class RIPE(nn.Module):
         max_keypoints: int | None = 2048,
         threshold: float | None = None,
         resize: int | None = None,
+        enlarge: bool = True,
         masks: Sequence[MaskLike | None] | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> list[Features]:
@@ -79,8 +80,11 @@ class RIPE(nn.Module):
             max_keypoints: how many keypoints an image keeps at most, the best ones; None keeps all.
             threshold: least score of a keypoint, a logit; the network's own default if None.
             resize: bring the longer side to this many pixels before the network sees the image. Keypoints are always
-                given in pixels of the image as it was handed in.
-            masks: one H×W mask per image, or None; no keypoint lies on a pixel where the mask is zero.
+                given in pixels of the image as it was handed in. None keeps the image's size; the command line and
+                reconstruction shrink to 1600 unless told otherwise.
+            enlarge: whether images that are smaller than `resize` are brought to it, too.
+            masks: one mask per image, or None: a path, a Pillow image, an array or a tensor, H×W as the image that is
+                turned upright; no keypoint lies on a pixel where the mask is zero.
             max_megapixels: files of more million pixels are refused.
 
         Returns:
@@ -97,6 +101,7 @@ class RIPE(nn.Module):
             max_keypoints=max_keypoints,
             threshold=threshold,
             resize=resize,
+            enlarge=enlarge,
             masks=masks,
             max_megapixels=max_megapixels,
         )
@@ -109,6 +114,7 @@ class RIPE(nn.Module):
         max_keypoints: int | None = 2048,
         threshold: float | None = None,
         resize: int | None = None,
+        enlarge: bool = True,
         masks: Iterable[MaskLike | None] | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
         failed: Failed | None = None,
@@ -120,6 +126,7 @@ class RIPE(nn.Module):
             max_keypoints: see `extract`.
             threshold: see `extract`.
             resize: see `extract`.
+            enlarge: see `extract`.
             masks: see `extract`.
             max_megapixels: see `extract`.
             failed: told the index and the error of an image that cannot be read or used; the others go on. If None,
@@ -136,7 +143,7 @@ class RIPE(nn.Module):
             raise ValueError(f"resize is {resize}; the longer side needs {MIN_SIDE} pixels or more")
         settings = self.detection if threshold is None else replace(self.detection, threshold=threshold)
         masked = zip(images, repeat(None)) if masks is None else zip(images, masks, strict=True)
-        prepared = prepare(masked, long_side=resize, max_megapixels=max_megapixels, failed=failed)
+        prepared = prepare(masked, long_side=resize, enlarge=enlarge, max_megapixels=max_megapixels, failed=failed)
         return self._results(prepared, settings, max_keypoints)
 
     def _results(

@@ -23,6 +23,7 @@ from ripe.geometry.verdict import UnrelatedPhotosError, judge
 from ripe.geometry.warping import picture_of
 from ripe.images import MAX_MEGAPIXELS, as_rgb, fit_long_side, resize
 from ripe.matching import match
+from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ripe.model import RIPE
 
 detail: Any = cv2.detail  # whose type stubs ask for UMat where arrays are taken, and for what may be left out
-LONG_SIDE = 1600
 MAX_ERROR = 2.0  # of an inlier in pixels of the shrunk photos
 MAX_MEGAPIXELS_OUT = 200.0
 SEAM_PIXELS = 1e5  # of a photo in which seams are looked for, as in OpenCV's own pipeline

@@ -29,6 +29,18 @@ from ripe.features import Features, Matches
 from ripe.files import lock, locked, replacing, unlock
 
 ABSENT = "none"
+OPTIONS = {
+    "model": "--model",
+    "weights": "weights of --model",
+    "baseline": "--baseline",
+    "precision": "--precision",
+    "max_keypoints": "--max-keypoints",
+    "threshold": "--threshold",
+    "max_side": "--resize",
+    "resizing": "--resize",
+    "matcher": "matches by --method, --ratio, --min-similarity, --geometry:",
+}
+"""What the command line calls the settings of a file."""
 NO_MATCH = -1
 
 Pair = tuple[str, str]
@@ -43,6 +55,7 @@ class GroupFile:
     Args:
         path: the file. If it or its parts exist, they are continued.
         settings: what the content depends on; kept as attributes of the file. None is stored as "none".
+        overwrite: start anew; what exists is removed, if it is ours.
 
     Attributes:
         done: the groups that are there, each with its attributes.
@@ -54,7 +67,7 @@ class GroupFile:
     marker: ClassVar[str]  # the data set by which a group is known
     command: ClassVar[str]  # what makes such files
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.parts = _parts_of(self.path)
         self.settings = {key: ABSENT if value is None else value for key, value in settings.items()}
@@ -64,8 +77,12 @@ class GroupFile:
         try:
             for existing in self._existing():
                 with open_hdf5(existing) as file:
-                    self._check_settings(file)
-                    self.done.update(_groups(file, self.marker))
+                    self._check_ours(file)
+                    if not overwrite:
+                        self._check_settings(file)
+                        self.done.update(_groups(file, self.marker))
+            if overwrite:
+                _remove(self.path)
         except BaseException:
             unlock(self._lock)
             raise
@@ -119,17 +136,22 @@ class GroupFile:
         """The parts in the order in which they were written: of a group that is in two, the later one counts."""
         return sorted(self.parts.glob("*.h5"))
 
-    def _check_settings(self, file: h5py.File) -> None:
-        stored = {key: file.attrs.get(key) for key in self.settings}
-        if all(value is None for value in stored.values()):
+    def _check_ours(self, file: h5py.File) -> None:
+        holds_matches = "matcher" in file.attrs
+        if not self.settings.keys() & file.attrs.keys() or holds_matches != ("matcher" in self.settings):
             raise ValueError(f"{self.path}: exists and was not begun by `{self.command}`; choose another file")
+
+    def _check_settings(self, file: h5py.File) -> None:
+        stored = {key: file.attrs.get(key, ABSENT) for key in self.settings}
         differing = [
-            f"{key} {stored[key]} there, {now} now" for key, now in self.settings.items() if stored[key] != now
+            f"{OPTIONS.get(key, key)} {stored[key]} there, {now} now"
+            for key, now in self.settings.items()
+            if stored[key] != now
         ]
         if differing:
             raise ValueError(
-                f"{self.path}: was begun with other settings ({'; '.join(differing)}); repeat those, or choose another "
-                "file"
+                f"{self.path}: was begun with other settings ({'; '.join(differing)}); repeat those, choose another "
+                "file, or start anew (--overwrite)"
             )
 
     def _add(self, writers: Mapping[str, Callable[[h5py.Group], None]]) -> None:
@@ -375,8 +397,12 @@ def check_distinct_names(names: Collection[str]) -> None:
 def discard(path: Path) -> None:
     """Remove a file under construction with its parts, as soon as no other process writes it."""
     with locked(path):
-        path.unlink(missing_ok=True)
-        shutil.rmtree(_parts_of(path), ignore_errors=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    shutil.rmtree(_parts_of(path), ignore_errors=True)
 
 
 def _parts_of(path: Path) -> Path:

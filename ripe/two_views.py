@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ripe.features import Features, Matches, TwoViewGeometry
     from ripe.geometry.verdict import Verdict
 
+LONG_SIDE = 1600
+"""Detector and descriptor are made for photos of about one megapixel: beyond, little is found and nothing matches."""
 INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "none": None}
 
 

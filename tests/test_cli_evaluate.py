@@ -37,6 +37,9 @@ def annotated(root, tmp_path):
     return shutil.copytree(root / "annotated", tmp_path / "annotated")
 
 
+ORB = ("--model", "none", "--baseline", "orb")
+
+
 def table_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
 
@@ -84,7 +87,7 @@ def test_tables_files_and_pictures(annotated, tmp_path, random_weights, capsys):
 def test_benchmarks_are_found_in_the_data_folder(root, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setenv("DATA_DIR", str(root))
     monkeypatch.chdir(tmp_path)
-    assert main(["eval", name, "--baseline", "sift", "--repeats", "1", "--gallery", "0"]) == 0
+    assert main(["eval", name, "--model", "none", "--baseline", "sift", "--repeats", "1", "--gallery", "0"]) == 0
     rows = table_rows(capsys.readouterr().out)
     limits = ["1 px", "3 px", "5 px"] if name == "hpatches" else ["5°", "10°", "20°"]
     assert rows[0][2:5] == [f"AUC@{limit}" for limit in limits]
@@ -95,7 +98,7 @@ def test_benchmarks_are_found_in_the_data_folder(root, tmp_path, monkeypatch, ca
 
 def test_another_threshold_needs_no_extraction(root, tmp_path, monkeypatch):
     command = ["eval", "hpatches", str(root / "hpatches-sequences-release"), "-o", str(tmp_path), "--gallery", "0"]
-    command += ["--baseline", "orb", "--limit", "4"]
+    command += ["--model", "none", "--baseline", "orb", "--limit", "4"]
     assert main([*command, "--repeats", "1"]) == 0
     first = results(tmp_path)
 
@@ -111,21 +114,36 @@ def test_another_threshold_needs_no_extraction(root, tmp_path, monkeypatch):
     assert results(tmp_path)["sets"] == first["sets"]
 
 
+def test_a_baseline_stands_beside_compact(annotated, tmp_path, capsys):
+    command = ["eval", "pairs", str(annotated / "homography"), "--baseline", "orb", "--limit", "1", "--gallery", "0"]
+    command += ["--resize", "200", "--max-keypoints", "100", "--repeats", "1", "--method", "mutual", "--ratio", "0.95"]
+    assert main([*command, "--device", "cpu", "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert [row[0].split()[0] for row in table_rows(printed)[2:]] == ["compact", "orb"]
+    assert "mutual nearest neighbours, ratio at most 0.95, PoseLib" in printed
+    assert main(["eval", "pairs", str(annotated), "--model", "none", "-o", str(tmp_path / "none")]) == 1
+    assert "name a --baseline" in capsys.readouterr().err
+
+
 def test_other_settings_are_refused_until_overwritten(annotated, tmp_path, capsys):
-    command = ["eval", "pairs", str(annotated / "homography"), "--baseline", "orb", "-o", str(tmp_path / "out")]
+    command = ["eval", "pairs", str(annotated / "homography"), "-o", str(tmp_path / "out"), *ORB]
     assert main([*command, "--max-keypoints", "200"]) == 0
     before = (tmp_path / "out" / "results.json").read_bytes()
     assert main([*command, "--max-keypoints", "100"]) == 1
-    assert "was begun with other settings (max_keypoints 200 there, 100 now)" in capsys.readouterr().err
+    assert "was begun with other settings (--max-keypoints 200 there, 100 now" in capsys.readouterr().err
     assert main([*command, "--max-keypoints", "200", "--resize", "300"]) == 1
-    assert "resizing long side at most 1024 px there, long side at most 300 px now" in capsys.readouterr().err
+    assert "--resize long side at most 1024 px there, long side at most 300 px now" in capsys.readouterr().err
     assert (tmp_path / "out" / "results.json").read_bytes() == before
+    assert main([*command, "--max-keypoints", "200", "--ratio", "0.9"]) == 1
+    error = capsys.readouterr().err
+    assert "mutual nearest neighbours there, mutual nearest neighbours, ratio at most 0.9 now" in error
     assert main([*command, "--max-keypoints", "100", "--overwrite"]) == 0
     assert results(tmp_path / "out")["sets"][0]["results"][0]["mean_keypoints"] <= 100
 
 
 def test_a_killed_run_goes_on_where_it_was(root, tmp_path):
-    command = ["eval", "hpatches", str(root / "hpatches-sequences-release"), "--baseline", "sift", "--repeats", "1"]
+    command = ["eval", "hpatches", str(root / "hpatches-sequences-release"), "--model", "none", "--baseline", "sift"]
+    command += ["--repeats", "1"]
     command += ["--gallery", "0", "-o"]
     parts = tmp_path / "killed" / "hpatches" / "sift" / "features.h5.parts"
     process = subprocess.Popen(
@@ -158,7 +176,7 @@ def test_a_killed_run_goes_on_where_it_was(root, tmp_path):
 def test_unreadable_photos_are_named_at_the_end(annotated, tmp_path, capsys):
     broken = annotated / "homography" / "turn_1.png"
     broken.write_bytes(b"no photo")
-    assert main(["eval", "pairs", str(annotated / "homography"), "--baseline", "orb", "-o", str(tmp_path / "o")]) == 1
+    assert main(["eval", "pairs", str(annotated / "homography"), *ORB, "-o", str(tmp_path / "o")]) == 1
     streams = capsys.readouterr()
     assert "2 of 3 pairs" in streams.out
     assert streams.err.splitlines()[-1].startswith(f"ripe: left out, with its pairs: {broken}: not an image")
@@ -178,7 +196,7 @@ def test_the_limit_of_pixels_can_be_set(annotated, tmp_path, capsys):
 def test_failures_are_null_in_json(annotated, tmp_path):
     for name in ("shift_0.png", "shift_1.png"):
         Image.new("RGB", (64, 64)).save(annotated / "homography" / name)
-    assert main(["eval", "pairs", str(annotated / "homography"), "--baseline", "orb", "-o", str(tmp_path / "o")]) == 0
+    assert main(["eval", "pairs", str(annotated / "homography"), *ORB, "-o", str(tmp_path / "o")]) == 0
     [result] = results(tmp_path / "o")["sets"][0]["results"]
     assert result["pairs"]["shift"] == {"errors": [None] * 3, "matches": 0, "correct": 0}
 

@@ -8,6 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 import ripe
 from ripe.cli import main
 from ripe.images import read_image
-from ripe.storage import read_features
+from ripe.storage import MatchFile, read_features
 
 COUNT = 6
 
@@ -131,7 +132,7 @@ def test_bad_images_are_named_and_the_rest_is_done(
     assert stored["b.webp"]["image_size"].tolist() == [200, 300]
     with h5py.File(output) as file:
         assert file["a.png/keypoints"].attrs["uncertainty"] == 3.0
-        assert file.attrs["resize"] == 100
+        assert file.attrs["max_side"] == 100
 
 
 def test_a_mended_image_is_added_by_the_next_run(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
@@ -217,8 +218,104 @@ def test_other_settings_are_refused(
     extract(mixed, output, random_weights)
     content = output.read_bytes()
     assert extract(mixed, output, random_weights, "--max-keypoints", "100") == 1
-    assert "max_keypoints 2048 there, 100 now" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--max-keypoints 2048 there, 100 now" in error
+    assert "--overwrite" in error
     assert output.read_bytes() == content
+    assert extract(mixed, output, random_weights, "--max-keypoints", "100", "--overwrite") == 1
+    assert {len(found["scores"]) for found in read_features(output).values()} == {100}
+
+
+def test_overwriting_leaves_files_of_others_alone(mixed: Path, random_weights: Path, tmp_path: Path) -> None:
+    matches, foreign = tmp_path / "m.h5", tmp_path / "photo.png"
+    with MatchFile(matches, {"matcher": "m", "model": "compact"}):
+        pass
+    foreign.write_bytes((mixed / "a.png").read_bytes())
+    for output in (matches, foreign):
+        content = output.read_bytes()
+        assert extract(mixed, output, random_weights, "--overwrite") == 1
+        assert output.read_bytes() == content
+
+
+def test_small_photos_are_not_enlarged_and_large_ones_are_shrunk(
+    photos: list[Path], random_weights: Path, tmp_path: Path
+) -> None:
+    """A photo of 741 px is seen as it is by default; keypoints are in its pixels whatever the network sees."""
+    model = ripe.load(random_weights, device="cpu")
+    for number, (options, resize) in enumerate([((), None), (("--resize", "300"), 300), (("--resize", "none"), None)]):
+        output = tmp_path / f"{number}.h5"
+        words = ["extract", str(photos[0]), "-o", str(output), "--model", str(random_weights), "--device", "cpu"]
+        assert main([*words, *options]) == 0
+        [found] = read_features(output).values()
+        [expected] = model.extract(photos[0], resize=resize)
+        assert np.array_equal(found["keypoints"], expected.keypoints.numpy())
+    large = cv2.resize(cv2.imread(str(photos[0])), (2400, 1600))
+    cv2.imwrite(str(tmp_path / "large.jpg"), large)
+    words = ["extract", str(tmp_path / "large.jpg"), "-o", str(tmp_path / "l.h5"), "--model", str(random_weights)]
+    assert main([*words, "--device", "cpu"]) == 0
+    with h5py.File(tmp_path / "l.h5") as file:
+        assert file["large.jpg/keypoints"].attrs["uncertainty"] == 1.5
+        assert file["large.jpg/image_size"][()].tolist() == [2400, 1600]
+        assert file["large.jpg/keypoints"][()].max() > 1700
+
+
+def masked_folder(mixed: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """One photo, in a sub-folder, whose right half is masked."""
+    folder, masks = tmp_path / "photos", tmp_path / "masks"
+    for parent in (folder, masks):
+        (parent / "sub").mkdir(parents=True)
+    for place in ("sub/a.png", "b.png"):
+        (folder / place).write_bytes((mixed / "a.png").read_bytes())
+    with Image.open(folder / "b.png") as photo:
+        mask = np.zeros(photo.size[::-1], dtype=np.uint8)
+    mask[:, : mask.shape[1] // 2] = 255
+    Image.fromarray(mask).save(masks / "sub" / "a.png")
+    return folder, masks
+
+
+def test_masks_follow_their_photos_and_changed_ones_are_noticed(
+    mixed: Path, random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, masks = masked_folder(mixed, tmp_path)
+    output = tmp_path / "f.h5"
+    assert extract(folder, output, random_weights, "--max-keypoints", "50") == 0
+    whole = read_features(output)
+    options = ("--max-keypoints", "50", "--masks", str(masks))
+
+    def furthest() -> tuple[float, int]:
+        found = read_features(output)
+        assert np.array_equal(found["b.png"]["keypoints"], whole["b.png"]["keypoints"])
+        return found["sub/a.png"]["keypoints"][:, 0].max(), len(found["sub/a.png"]["keypoints"])
+
+    width = int(whole["b.png"]["image_size"][0])
+    assert furthest()[0] > width * 0.6
+    assert extract(folder, output, random_weights, *options) == 0
+    half, count = furthest()
+    assert half <= width // 2 - 0.5  # within its pixels
+    assert count == 50  # the best ones of what the mask leaves
+    # COLMAP's name comes first.
+    mask = np.zeros((int(whole["b.png"]["image_size"][1]), width), dtype=np.uint8)
+    mask[:, : width // 4] = 1
+    Image.fromarray(mask).save(masks / "sub" / "a.png.png")
+    assert extract(folder, output, random_weights, *options) == 0
+    assert furthest()[0] <= width // 4 - 0.5
+    # The same command without masks does the masked photo anew.
+    assert extract(folder, output, random_weights, "--max-keypoints", "50") == 0
+    assert furthest()[0] > width * 0.6
+
+
+def test_a_mask_of_another_size_is_named_with_its_photo(
+    mixed: Path, random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, masks = masked_folder(mixed, tmp_path)
+    Image.new("L", (40, 30)).save(masks / "sub" / "a.png")
+    output = tmp_path / "f.h5"
+    assert extract(folder, output, random_weights, "--masks", str(masks)) == 1
+    error = capsys.readouterr().err
+    assert f"{masks / 'sub' / 'a.png'} is 40×30 pixels, and {folder / 'sub' / 'a.png'} is" in error
+    assert list(read_features(output)) == ["b.png"]
+    assert extract(folder, output, random_weights, "--masks", str(tmp_path / "nowhere")) == 1
+    assert "no such folder of masks" in capsys.readouterr().err
 
 
 def test_single_files_are_named_by_their_name(mixed: Path, random_weights: Path, tmp_path: Path) -> None:

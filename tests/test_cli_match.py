@@ -12,6 +12,7 @@ import skimage.data
 import torch
 from PIL import Image
 
+import ripe
 from ripe.cli import COMMANDS, main
 from ripe.drawing import GAP, GREY, MAX_WIDTH, draw_matches
 
@@ -257,6 +258,37 @@ def test_errors_are_one_clear_line(
     assert error.count("\n") == 1
 
 
+def test_filter_and_masks_are_used(photos: list[Path], random_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    mask = np.zeros((500, 741), dtype=np.uint8)
+    mask[:, :300] = 1
+    Image.fromarray(mask).save(tmp_path / "masks" / f"{photos[0].name}.png")
+    options = ("--resize", "320", "--json", tmp_path / "a.json", "--masks", tmp_path / "masks", "--max-keypoints", 300)
+    assert run_match(photos, random_weights, *options, "--ratio", "0.9", "--min-similarity", "0.5") in (0, 3)
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["settings"]["matcher"] == "mutual nearest neighbours, ratio at most 0.9, similarity at least 0.5"
+    assert max(x for x, _ in written["keypoints0"]) <= 299.5 < max(x for x, _ in written["keypoints1"])
+    assert min(written["matching_scores"]) >= 0.5
+    model = ripe.load(random_weights, device="cpu")
+    limits = {"resize": 320, "max_keypoints": 300}
+    expected = ripe.match(
+        *(model.extract(photos[0], masks=[mask], **limits) + model.extract(photos[1], **limits)),
+        ratio=0.9,
+        min_similarity=0.5,
+    )
+    assert written["matches"] == expected.indices.tolist()
+
+
+@pytest.mark.parametrize(("options", "threshold"), [((), 741 / 370), (("--inlier-threshold", 1.5), 1.5)])
+def test_the_inlier_threshold_follows_the_resize(
+    photos: list[Path], random_weights: Path, tmp_path: Path, options: tuple, threshold: float
+) -> None:
+    words = ("--resize", "370", "--max-keypoints", 100, "--json", tmp_path / "a.json", *options)
+    assert run_match(photos, random_weights, *words) in (0, 3)
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert settings["inlier_threshold"] == pytest.approx(threshold)
+
+
 def test_a_failed_write_leaves_the_old_file(
     photos: list[Path], random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +302,12 @@ def test_a_failed_write_leaves_the_old_file(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["match", "a"], ["match", "a", "b", "--max-keypoints", "0"]])
+MASKED_LIST = ["match", "--pairs", "a", "--features", "b", "-o", "c", "--masks", "d"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["match", "a"], ["match", "a", "b", "--max-keypoints", "0"], MASKED_LIST]
+)
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)

@@ -23,9 +23,10 @@ import ripe
 from ripe.cli import main
 from ripe.demo import intake, outputs
 from ripe.demo.intake import read_upload
-from ripe.demo.pipeline import LONG_SIDE, DemoSettings, Pipeline
+from ripe.demo.pipeline import DemoSettings, Pipeline
 from ripe.drawing import RED, UNVERIFIED
 from ripe.networks.compact import CompactNet
+from ripe.two_views import LONG_SIDE
 
 
 def bomb(path: Path, side: int) -> None:

@@ -145,7 +145,19 @@ def test_a_full_disk_is_no_unreadable_photo(tmp_path):
     """A limit on the size of files, which acts as a full disk does, ends the evaluation after some photos."""
     write_annotated(tmp_path / "annotated")
     folder, output = tmp_path / "annotated" / "homography", tmp_path / "out"
-    words = ["eval", "pairs", str(folder), "--baseline", "orb", "--max-keypoints", "50", "-o", str(output)]
+    words = [
+        "eval",
+        "pairs",
+        str(folder),
+        "--model",
+        "none",
+        "--baseline",
+        "orb",
+        "--max-keypoints",
+        "50",
+        "-o",
+        str(output),
+    ]
     Image.new("RGB", SIZE0).save(folder / "shift_0.png")  # without keypoints: its part is small
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\nfrom ripe.cli import main\n"
@@ -216,7 +228,7 @@ def test_a_camera_of_another_size_is_an_error(tmp_path):
 def test_other_settings_are_not_mixed_in(root, tmp_path):
     pairs, protocol = sets(root, "pairs")[1]
     predictions.extract_images(candidate(baseline("orb", 100), threshold=0.5), pairs, protocol, tmp_path)
-    with pytest.raises(ValueError, match=r"was begun with other settings \(threshold 0\.5 there, 0\.7 now\)"):
+    with pytest.raises(ValueError, match=r"was begun with other settings \(--threshold 0\.5 there, 0\.7 now\)"):
         predictions.extract_images(candidate(baseline("orb", 100), threshold=0.7), pairs, protocol, tmp_path)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     other = PairSet("other", tmp_path, "pose", [PosePair("p", "a.png", "a.png", *[torch.eye(3)] * 3, torch.ones(3))])
@@ -351,7 +363,7 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(tmp_path):
     model = build("compact").eval()
 
     def extract(describe, max_side):
-        [(_, extraction)] = shrinking(describe, max_side)([path], pytest.fail)
+        [(_, extraction)] = shrinking(describe, max_side)([path], [None], pytest.fail)
         assert extraction.uncertainty == max(SIZE0) / min(max_side, max(SIZE0))
         return extraction.features
 

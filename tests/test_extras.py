@@ -29,7 +29,17 @@ def test_each_named_extra_exists() -> None:
 def test_learned_baselines_need_kornia(tmp_path: Path) -> None:
     write_annotated(tmp_path / "pairs")
     torch.save({}, tmp_path / "disk.pth")
-    words = ["eval", "pairs", tmp_path / "pairs", "--baseline", f"disk={tmp_path / 'disk.pth'}", "-o", tmp_path / "out"]
+    words = [
+        "eval",
+        "pairs",
+        tmp_path / "pairs",
+        "--model",
+        "none",
+        "--baseline",
+        f"disk={tmp_path / 'disk.pth'}",
+        "-o",
+        tmp_path / "out",
+    ]
     result = run_without("kornia", *words)
     assert result.returncode == 1
     assert result.stderr.startswith("ripe: error: disk needs a recent kornia: pip install 'ripe-keypoints[eval]'")
@@ -38,7 +48,19 @@ def test_learned_baselines_need_kornia(tmp_path: Path) -> None:
 
 def test_evaluation_goes_on_without_plots(tmp_path: Path) -> None:
     write_annotated(tmp_path / "pairs")
-    words = ["eval", "pairs", tmp_path / "pairs", "--baseline", "orb", "--repeats", "1", "--gallery", "0"]
+    words = [
+        "eval",
+        "pairs",
+        tmp_path / "pairs",
+        "--model",
+        "none",
+        "--baseline",
+        "orb",
+        "--repeats",
+        "1",
+        "--gallery",
+        "0",
+    ]
     result = run_without("matplotlib", *words, "-o", tmp_path / "out")
     assert result.returncode == 0
     assert "ripe: no plots; they need: pip install 'ripe-keypoints[eval]'" in result.stderr

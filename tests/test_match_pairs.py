@@ -1,5 +1,6 @@
 """`ripe match --pairs`: hloc's match file of many pairs, from a feature file."""
 
+import sys
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import torch
 import ripe
 from ripe.cli import main
 from ripe.features import Features, Matches
+from ripe.filters import MatchFilter
 from ripe.match_many import match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, pair_group, read_matches
 
@@ -61,11 +63,11 @@ def test_a_list_that_has_grown_is_continued(folder: Path, monkeypatch: pytest.Mo
     Path("pairs.txt").write_text("sub/b.jpg a.jpg\nsub/b.jpg c.jpg\n")
     calls = []
 
-    def counted(*features: Features) -> Matches:
-        calls.append(features)
-        return ripe.match(*features)
+    def counted(features0: Features, features1: Features, how: MatchFilter) -> Matches:
+        calls.append(how)
+        return ripe.match(features0, features1)
 
-    monkeypatch.setattr("ripe.match_many.match", counted)
+    monkeypatch.setattr("ripe.match_many.filtered_match", counted)
     assert match_pairs() == 0
     assert len(calls) == 1
     with h5py.File("matches.h5") as file:
@@ -110,7 +112,7 @@ def test_features_of_other_settings_are_not_mixed_in(folder: Path, capsys: pytes
     with FeatureFile("features.h5", {"model": "vgg_hyper"}) as store:
         store.add({name: random_features(5) for name in NAMES}, dict.fromkeys(NAMES, 1.0))
     assert match_pairs() == 1
-    assert "was begun with other settings (model compact there, vgg_hyper now)" in capsys.readouterr().err
+    assert "was begun with other settings (--model compact there, vgg_hyper now)" in capsys.readouterr().err
 
 
 def test_many_keypoints_need_wider_numbers(tmp_path: Path) -> None:
@@ -252,12 +254,54 @@ def test_the_geometry_that_is_asked_for_verifies(scene: Path, options: list[str]
         assert f"inliers of {options[0]}" in file.attrs["matcher"]
 
 
+def test_the_filter_is_part_of_the_files_settings(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert match_pairs("--ratio", "0.9", "--min-similarity", "0.3") == 0
+    with h5py.File("matches.h5") as file:
+        assert file.attrs["matcher"] == "mutual nearest neighbours, ratio at most 0.9, similarity at least 0.3"
+    content = Path("matches.h5").read_bytes()
+    assert match_pairs() == 1
+    assert "--method, --ratio, --min-similarity" in capsys.readouterr().err
+    assert Path("matches.h5").read_bytes() == content
+    assert match_pairs("--overwrite") == 0
+    with h5py.File("matches.h5") as file:
+        assert file.attrs["matcher"] == "mutual nearest neighbours"
+
+
+def test_the_threshold_of_a_list_follows_the_resize(scene: Path) -> None:
+    """Right matches that are 5 px off are right where photos of 480 px were shrunk to 120."""
+    with h5py.File("features.h5", "a") as file:
+        file["sub/b.jpg/keypoints"][...] += 5 * (np.arange(60)[:, None] % 2)
+    counts = []
+    for side in (480, 120):
+        with h5py.File("features.h5", "a") as file:
+            file.attrs["max_side"] = side
+        assert match_pairs("--geometry", "homography", "--overwrite") == 0
+        [(_, found)] = read_matches("matches.h5", [("a.jpg", "sub/b.jpg")])
+        counts.append(len(found))
+    assert counts[0] < 36 < 38 <= counts[1]
+
+
 def test_all_matches_are_kept_unless_a_geometry_is_asked_for(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert match_pairs() == 0
     [(_, found)] = read_matches("matches.h5", [("a.jpg", "sub/b.jpg")])
     assert len(found) == 60
     assert match_pairs("--geometry", "homography") == 1
     assert "begun with other settings" in capsys.readouterr().err
+
+
+def test_a_missing_package_ends_the_list_and_does_not_fail_pair_by_pair(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kornia", "kornia.feature"):
+        monkeypatch.setitem(sys.modules, name, None)
+    failed: list[object] = []
+    with (
+        FeatureReader("features.h5") as features,
+        MatchFile("matches.h5", {"matcher": "AdaLAM"}) as store,
+        pytest.raises(ValueError, match="method adalam needs kornia: pip install"),
+    ):
+        match_many(features, [NAMES[:2]], store, how=MatchFilter("adalam"), failed=lambda *told: failed.append(told))
+    assert failed == []
 
 
 def test_cameras_of_a_list_must_be_given(scene: Path) -> None:

@@ -167,14 +167,38 @@ def test_no_keypoint_lies_where_the_mask_is_zero_whatever_the_network_saw(model:
     assert_same(best, found[:20])
 
 
-def test_masks_may_be_arrays_or_pillow_images(model: ripe.RIPE) -> None:
+def test_masks_may_be_arrays_pillow_images_or_files(model: ripe.RIPE, tmp_path: Path) -> None:
     mask = np.zeros((80, 80), dtype=np.uint8)
     mask[:40] = 255
     mask.flags.writeable = False
     kinds = [mask, torch.from_numpy(mask.copy()), Image.fromarray(mask), mask > 0, mask.astype(np.float64)]
+    colours = Image.fromarray(np.stack([mask, 0 * mask, 0 * mask], axis=2))
+    Image.fromarray(mask > 0).save(tmp_path / "bits.png")
+    colours.quantize(4).save(tmp_path / "palette.png")
+    kinds += [colours, tmp_path / "bits.png", str(tmp_path / "palette.png")]
     expected, *others = model.extract([texture(80, 80)] * len(kinds), masks=kinds, threshold=-1e6)
     for found in others:
         assert_same(found, expected)
+
+
+def test_a_mask_of_another_size_is_named_with_its_image(model: ripe.RIPE, tmp_path: Path) -> None:
+    image, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.new("RGB", (64, 48)).save(image)
+    Image.new("L", (48, 64)).save(mask)
+    with pytest.raises(ValueError, match=r"mask\.png is 48×64 pixels, and .*photo\.png is 64×48"):
+        model.extract(image, masks=[mask])
+    failures: list[str] = []
+    images = model.extract_stream(
+        [image, image], masks=[mask, None], failed=lambda index, error: failures.append(f"{index} {error}")
+    )
+    assert [index for index, _ in images] == [1]
+    assert failures[0].startswith("0 ")
+
+
+def test_smaller_images_keep_their_size_unless_enlarged(model: ripe.RIPE) -> None:
+    image = texture(60, 80)
+    assert_same(model.extract(image, resize=160, enlarge=False)[0], model.extract(image)[0])
+    assert_same(model.extract(image, resize=40, enlarge=False)[0], model.extract(image, resize=40)[0])
 
 
 def test_resized_images_give_keypoints_in_original_pixels(model: ripe.RIPE) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from ripe.features import Features
 from ripe.images import read_image
 from ripe.integrations import colmap
 from ripe.reconstruction.pairing import exhaustive, sequential, similar
+from ripe.storage import read_features
 
 pycolmap = pytest.importorskip("pycolmap")
 QUICK = ["--max-keypoints", "600", "--single-camera", "--device", "cpu"]
@@ -132,6 +134,34 @@ def test_a_list_turned_round_gives_the_same_pairs(
         main([*words, "--pairs", str(tmp_path / "pairs.txt")])
         rows += [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| sift")]
     assert [row[7].strip() for row in rows] == ["15 of 15"] * 2
+
+
+def test_masks_filter_and_starting_anew(
+    room: Path, tmp_path: Path, random_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reconstruct", str(room), "-o", str(tmp_path / "out"), "--model", str(random_weights), *QUICK]
+    command += ["--baseline", "sift", "--pairs", "sequential", "--neighbours", "1", "--max-keypoints", "200"]
+    names = sorted(path.name for path in room.iterdir())
+    with Image.open(room / names[0]) as photo:
+        mask = np.zeros(photo.size[::-1], dtype=np.uint8)
+    half = mask.shape[1] // 2
+    mask[:, :half] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / f"{names[0]}.png")
+    main([*command, "--masks", str(tmp_path / "masks")])
+    assert main([*command, "--resize", "200", "--ratio", "0.9"]) == 1
+    assert "--resize 1600 there, 200 now" in capsys.readouterr().err
+    for name in (random_weights.stem, "sift"):
+        found = read_features(tmp_path / "out" / name / "features.h5")
+        assert found[names[0]]["keypoints"][:, 0].max() <= half - 0.5 < found[names[1]]["keypoints"][:, 0].max()
+        assert len(found[names[0]]["keypoints"]) > 100
+    main([*command, "--resize", "200", "--ratio", "0.9", "--overwrite", "--masks", str(tmp_path / "masks")])
+    for name in (random_weights.stem, "sift"):
+        found = read_features(tmp_path / "out" / name / "features.h5")
+        assert found[names[0]]["keypoints"][:, 0].max() <= half - 0.5
+        with h5py.File(tmp_path / "out" / name / "matches.h5") as file:
+            assert file.attrs["matcher"] == "mutual nearest neighbours, ratio at most 0.9"
+            assert file.attrs["max_side"] == 200
 
 
 def test_one_thread_gives_equal_models(room: Path, tmp_path: Path) -> None:

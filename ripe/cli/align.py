@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
+from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--resize",
         type=options.positive,
-        default=1600,
+        default=LONG_SIDE,
         metavar="LONG_SIDE",
         help="longer side in pixels that the network sees of larger photos (%(default)s)",
     )

@@ -58,7 +58,12 @@ def add_parser(commands: Any) -> None:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("extractors")
     group.add_argument(
-        "--model", nargs="+", action="extend", default=[], metavar="NAME|FILE", help="compact if nothing is named"
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME|FILE",
+        help="compact if nothing is named; none: baselines alone",
     )
     group.add_argument(
         "--baseline",
@@ -74,6 +79,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resize", type=options.positive, metavar="PIXELS", help="length of the side that it resizes")
     group.add_argument("--max-keypoints", type=options.positive, metavar="N", help="the best N of an image")
     group.add_argument("--threshold", type=float, metavar="T", help="least score of a model's keypoint")
+    options.add_matching_options(group)
     options.add_megapixels_option(group)
     group.add_argument("--estimator-threshold", type=float, metavar="PIXELS", help="PoseLib's inlier threshold")
     group.add_argument("--repeats", type=options.positive, metavar="N", help="seeds of every estimation")
@@ -116,8 +122,8 @@ def run(name: str, arguments: argparse.Namespace) -> int:
 def _protocol(benchmark: Benchmark, pairs: PairSet, arguments: argparse.Namespace) -> Protocol:
     """The benchmark's, changed by what was given on the command line."""
     names = ("max_keypoints", "estimator_threshold", "repeats")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    protocol = replace(benchmark.protocols[pairs.kind], **given)
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    protocol = replace(benchmark.protocols[pairs.kind], match_filter=options.match_filter(arguments), **given)
     if arguments.resize is None:
         return protocol
     return replace(protocol, resizing=replace(protocol.resizing, pixels=arguments.resize))
@@ -128,7 +134,9 @@ def _load_models(arguments: argparse.Namespace, device: torch.device) -> dict[st
 
     from ripe.pretrained import load
 
-    names = arguments.model or ([] if arguments.baseline else ["compact"])
+    names = [name for name in arguments.model or ["compact"] if name != "none"]
+    if not names and not arguments.baseline:
+        raise ValueError("--model none leaves nothing to evaluate; name a --baseline")
     return {name: load(name, device=device, dtype=getattr(torch, arguments.precision)) for name in names}
 
 

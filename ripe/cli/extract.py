@@ -13,10 +13,12 @@ from ripe.cli.progress import progress_bar
 
 EXAMPLES = """  ripe extract photos/ -o features.h5
   ripe extract photos/ -o features.h5 --resize 1024 --max-keypoints 4096
+  ripe extract photos/ -o features.h5 --masks masks/
   ripe extract a.jpg b.jpg c.jpg -o features.h5 --model vgg_hyper
 
-Interrupted (even killed) and started again, it goes on where it was; photos that have changed are done anew. Images
-are named by their path relative to the folder; files that are given one by one, by their file name.
+Interrupted (even killed) and started again, it goes on where it was; photos that have changed, or whose masks have, are
+done anew. What was begun with other settings is refused; --overwrite starts anew. Images are named by their path
+relative to the folder; files that are given one by one, by their file name.
 """
 
 
@@ -25,6 +27,7 @@ def add_parser(commands: Any) -> None:
     parser = options.add_command(commands, "extract", "Extract the features of many photos to one HDF5 file.", EXAMPLES)
     parser.add_argument("inputs", metavar="FOLDER|FILE", nargs="+", type=Path, help="a folder of photos, or photos")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="H5", help="feature file, hloc's layout")
+    options.add_overwrite_option(parser, "extract")
     options.add_model_options(parser)
     options.add_extraction_options(parser)
     parser.set_defaults(run=run)
@@ -34,18 +37,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry the command out; 1 if some images could not be read."""
     from ripe import files
     from ripe.extract_many import extract_many, model_extract, model_settings
+    from ripe.folders import masks_below
     from ripe.storage import FeatureFile
 
     files.check_writable(arguments.output)
     named = name_images(arguments.inputs)
-    model = options.load_model(arguments)
+    masks = {} if arguments.masks is None else masks_below(arguments.masks, named)
     given = options.extraction_settings(arguments)
+    model = options.load_model(arguments)
+    settings = {**given, **model_settings(model, given["threshold"])}
     with (
-        FeatureFile(arguments.output, {**given, **model_settings(model, given["threshold"])}) as store,
+        FeatureFile(arguments.output, settings, overwrite=arguments.overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,
     ):
         extract = model_extract(model, **given, max_megapixels=arguments.max_megapixels)
-        failures = extract_many(named, extract, store, progress=progress)
+        failures = extract_many(named, extract, store, masks=masks, progress=progress)
     print(f"{len(named) - len(failures)} of {len(named)} images in {arguments.output}")
     for name, reason in failures.items():
         print(f"ripe: not extracted: {name}: {reason}", file=sys.stderr)

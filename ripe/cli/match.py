@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
   ripe match left.jpg right.jpg -o all.png --view matches --draw 0
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
+  ripe match left.jpg right.jpg --method adalam --masks masks/
   ripe match left.jpg right.jpg --geometry essential --intrinsics 1150
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
   ripe match --pairs pairs.txt --features features.h5 -o inliers.h5 --geometry fundamental
@@ -52,14 +53,19 @@ def add_parser(commands: Any) -> None:
     many = parser.add_argument_group("many pairs (in place of A and B)")
     many.add_argument("--pairs", type=Path, metavar="TXT", help="two image names a line")
     many.add_argument("--features", type=Path, metavar="H5", help="feature file that holds these images")
+    options.add_overwrite_option(many, "match")
     options.add_model_options(parser)
     options.add_extraction_options(parser)
+    options.add_matching_options(parser.add_argument_group("matching"))
     group = parser.add_argument_group("geometry")
     group.add_argument(
         "--geometry", choices=INLIER_THRESHOLDS, help="what is fitted (fundamental to two photos, none to a list)"
     )
     group.add_argument(
-        "--inlier-threshold", type=float, metavar="PX", help="in pixels (2 for homography, 1 for the others)"
+        "--inlier-threshold",
+        type=float,
+        metavar="PX",
+        help="in pixels of the photos (2 for homography, 1 for the others; times as much as --resize has shrunk them)",
     )
     group.add_argument(
         "--intrinsics",
@@ -90,23 +96,27 @@ def _match_many(arguments: argparse.Namespace) -> int:
     """Match a list of pairs with stored features; 1 if an image had none, or such as cannot be matched."""
     if arguments.pairs is None or arguments.features is None or arguments.output is None:
         arguments.refuse("--pairs, --features and -o belong together")
-    if arguments.image0 is not None or arguments.json is not None:
-        arguments.refuse("--pairs goes with neither photos nor --json")
+    if arguments.image0 is not None or arguments.json is not None or arguments.masks is not None:
+        arguments.refuse("--pairs goes with neither photos nor --json nor --masks (which ripe extract takes)")
     if arguments.geometry == "essential" and len(arguments.intrinsics or ()) != 1:
         arguments.refuse("--geometry essential needs --intrinsics, one camera for all photos of a list")
     from ripe import files
     from ripe.geometry.verdict import WORDS
-    from ripe.match_many import SETTINGS, match_many
+    from ripe.match_many import match_many
     from ripe.pair_lists import read_pair_list
     from ripe.storage import FeatureReader, MatchFile
 
     files.check_writable(arguments.output)
     pairs = read_pair_list(arguments.pairs)
-    settings = {**SETTINGS, "matcher": SETTINGS["matcher"] + _verification(arguments)}
+    how = options.match_filter(arguments)
     device = options.device(arguments)
     with (
         FeatureReader(arguments.features) as features,
-        MatchFile(arguments.output, {**settings, **features.settings}) as store,
+        MatchFile(
+            arguments.output,
+            {"matcher": f"{how}{_verification(arguments)}", **features.settings},
+            overwrite=arguments.overwrite,
+        ) as store,
         progress_bar("match", len(pairs), unit="pair") as progress,
     ):
         problems: list[str] = []
@@ -114,9 +124,10 @@ def _match_many(arguments: argparse.Namespace) -> int:
             features,
             pairs,
             store,
+            how=how,
             device=device,
             progress=progress,
-            keep=partial(_inliers, arguments),
+            keep=partial(_inliers, arguments, _seen_side(features.settings)),
             failed=lambda pair, error: problems.append(f"{pair[0]} and {pair[1]}: {error}"),
         )
         done = sum(store.holds(*pair) for pair in pairs)
@@ -136,16 +147,24 @@ def _verification(arguments: argparse.Namespace) -> str:
     if arguments.geometry == "none":
         return ""
     camera = "" if arguments.intrinsics is None else f" by {','.join(f'{n:g}' for n in arguments.intrinsics[0])}"
-    return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments):g} px{camera}"
+    where = " of what was extracted from" if arguments.inlier_threshold is None else ""
+    return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments, None):g} px{where}{camera}"
+
+
+def _seen_side(settings: Mapping[str, Any]) -> int | None:
+    """To which longer side the photos of a feature file were shrunk; None if they were not, or if it is not known."""
+    side = settings.get("max_side", "none")
+    return None if side == "none" else int(side)
 
 
 def _inliers(
-    arguments: argparse.Namespace, features0: Features, features1: Features, matches: Matches
+    arguments: argparse.Namespace, seen_side: int | None, features0: Features, features1: Features, matches: Matches
 ) -> tuple[Matches, dict[str, Any]]:
     """The matches of a pair of a list that agree with one geometry, and what they are worth; none if it is chance."""
     points = matches.points(features0, features1)
-    cameras = _cameras(arguments, (features0.image_size, features1.image_size))
-    geometry, verdict = fit(arguments.geometry, points, _inlier_threshold(arguments), cameras)
+    sizes = features0.image_size, features1.image_size
+    threshold = _inlier_threshold(arguments, seen_side, sizes)
+    geometry, verdict = fit(arguments.geometry, points, threshold, _cameras(arguments, sizes))
     if geometry is None or verdict is None:
         return matches, {}
     kept = geometry.inliers.to(matches.indices.device) & (verdict.name != "chance")
@@ -185,26 +204,30 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
     from ripe.images import as_rgb
-    from ripe.matching import match
+    from ripe.matching import filtered_match
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
     for path in (arguments.output, arguments.json):
         if path is not None:
             files.check_writable(path)
-    threshold = _inlier_threshold(arguments)
+    how, limits = options.match_filter(arguments), options.extraction_settings(arguments)
+    limits |= {"resize": limits.pop("max_side"), "enlarge": False}
     watch = Stopwatch()
     with watch.stage("read"):
-        images = [
-            as_rgb(path, max_megapixels=arguments.max_megapixels) for path in (arguments.image0, arguments.image1)
-        ]
-    cameras = _cameras(arguments, [(image.shape[2], image.shape[1]) for image in images])
+        paths = arguments.image0, arguments.image1
+        images = [as_rgb(path, max_megapixels=arguments.max_megapixels) for path in paths]
+        masks = [_mask(arguments, path, image) for path, image in zip(paths, images, strict=True)]
+    sizes = [(image.shape[2], image.shape[1]) for image in images]
+    threshold, cameras = _inlier_threshold(arguments, arguments.resize, sizes), _cameras(arguments, sizes)
     with watch.stage("load"):
         model = options.load_model(arguments)
     with watch.stage("extract"):
-        features = [model.extract(image, **options.extraction_settings(arguments))[0].to("cpu") for image in images]
+        features = [
+            model.extract(image, **limits, masks=[mask])[0].to("cpu") for image, mask in zip(images, masks, strict=True)
+        ]
     with watch.stage("match"):
-        matches = match(*features)
+        matches = filtered_match(features[0], features[1], how)
     points = matches.points(*features)
     with watch.stage("geometry"):
         geometry, verdict = fit(arguments.geometry, points, threshold, cameras)
@@ -242,11 +265,39 @@ def _draw(
     print(f"picture    {arguments.output}")
 
 
-def _inlier_threshold(arguments: argparse.Namespace) -> float | None:
+def _mask(arguments: argparse.Namespace, path: Path, image: Tensor) -> Tensor | None:
+    """The mask that --masks has for a photo: by its path, or the end of its path that finds one; None without."""
+    if arguments.masks is None:
+        return None
+    from ripe.folders import mask_in
+    from ripe.inference import as_mask
+
+    parts = path.parts[1:] if path.is_absolute() else path.parts
+    names = ("/".join(parts[start:]) for start in range(len(parts)))
+    found = next(filter(None, (mask_in(arguments.masks, name) for name in names)), None)
+    if found is None:
+        print(f"ripe: {arguments.masks} has no mask of {path}: all of it is used", file=sys.stderr)
+        return None
+    return as_mask(found, path, (image.shape[1], image.shape[2]), max_megapixels=arguments.max_megapixels)
+
+
+def _inlier_threshold(
+    arguments: argparse.Namespace, seen_side: int | None, sizes: Sequence[tuple[int, int]] = ()
+) -> float | None:
+    """--inlier-threshold in pixels of the photos; by default it grows as the photo that was shrunk more was shrunk.
+
+    Args:
+        arguments: of the command.
+        seen_side: longer side to which longer photos were shrunk; None if they were not.
+        sizes: (width, height) of both photos.
+    """
     given = arguments.inlier_threshold
     if given is not None and not given > 0:
         raise ValueError(f"--inlier-threshold is {given}; it must be more than 0 pixels")
-    return given or INLIER_THRESHOLDS[arguments.geometry]
+    usual = INLIER_THRESHOLDS[arguments.geometry]
+    if given is not None or usual is None:
+        return given
+    return usual * max([1.0, *(max(size) / seen_side for size in sizes)]) if seen_side else usual
 
 
 def _report(
@@ -281,6 +332,7 @@ def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_thresh
         "max_keypoints": arguments.max_keypoints,
         "threshold": own_threshold if arguments.threshold is None else arguments.threshold,
         "resize": arguments.resize,
+        "matcher": str(options.match_filter(arguments)),
         "geometry": arguments.geometry,
         "inlier_threshold": inlier_threshold,
     }

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ripe.filters import METHODS, MatchFilter
+from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -36,16 +40,42 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
-    """--max-keypoints, --threshold and --resize."""
+    """--max-keypoints, --threshold, --resize, --masks and --max-megapixels."""
     group = parser.add_argument_group("keypoints")
     group.add_argument(
         "--max-keypoints", type=positive, default=2048, metavar="N", help="the best N of an image (%(default)s)"
     )
     group.add_argument("--threshold", type=float, metavar="T", help="least score of a keypoint (the model's own)")
+    add_photo_options(group)
+
+
+def add_photo_options(group: argparse._ActionsContainer) -> None:
+    """--resize, --masks and --max-megapixels."""
     group.add_argument(
-        "--resize", type=positive, metavar="LONG_SIDE", help="longer side in pixels that the network sees (as it is)"
+        "--resize",
+        type=long_side,
+        default=LONG_SIDE,
+        metavar="PX|none",
+        help="shrink longer sides to this for the network; none keeps the photo's own size (%(default)s)",
+    )
+    group.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FOLDER",
+        help="keypoints of sub/a.jpg lie only where sub/a.jpg.png, or else sub/a.png, in it is not black",
     )
     add_megapixels_option(group)
+
+
+def add_matching_options(group: argparse._ActionsContainer) -> None:
+    """--method, --ratio and --min-similarity."""
+    group.add_argument(
+        "--method", choices=METHODS, help="mutual nearest neighbours (mutual), or kornia's FGINN or AdaLAM"
+    )
+    group.add_argument(
+        "--ratio", type=float, metavar="R", help="most of nearest by second nearest distance (none; fginn 0.85)"
+    )
+    group.add_argument("--min-similarity", type=float, metavar="S", help="least cosine of a match (-1)")
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +120,11 @@ def _whole_number(text: str, least: int) -> int:
     return value
 
 
+def long_side(text: str) -> int | None:
+    """An argument that is a length in pixels, or none."""
+    return None if text == "none" else positive(text)
+
+
 def load_model(arguments: argparse.Namespace) -> RIPE:
     """The model that --model, --device and --precision ask for."""
     import torch
@@ -107,9 +142,29 @@ def device(arguments: argparse.Namespace) -> torch.device:
 
 
 def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `RIPE.extract` that the options stand for."""
+    """The keyword arguments of `ripe.extract_many.model_extract` that the options stand for."""
+    from ripe.images import MIN_SIDE
+
+    if arguments.resize is not None and arguments.resize < MIN_SIDE:
+        raise ValueError(f"--resize is {arguments.resize}; the longer side needs {MIN_SIDE} pixels or more")
     return {
         "max_keypoints": arguments.max_keypoints,
         "threshold": arguments.threshold,
-        "resize": arguments.resize,
+        "max_side": arguments.resize,
     }
+
+
+def match_filter(arguments: argparse.Namespace) -> MatchFilter:
+    """What --method, --ratio and --min-similarity ask for; mutual nearest neighbours if nothing is said."""
+    from ripe.matching import check_installed
+
+    names = ("method", "ratio", "min_similarity")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    how = MatchFilter(**given)
+    check_installed(how)  # before hours of extraction
+    return how
+
+
+def add_overwrite_option(parser: argparse._ActionsContainer, what: str) -> None:
+    """--overwrite."""
+    parser.add_argument("--overwrite", action="store_true", help=f"{what} anew, in place of what is there")

@@ -23,7 +23,8 @@ EXAMPLES = """  ripe reconstruct photos/ -o model
 
 Needs COLMAP: pip install 'ripe-keypoints[colmap]'. For each extractor, OUT/NAME/ gets sparse/*.bin (a model that COLMAP
 opens), points.ply, database.db, and features.h5 and matches.h5 in hloc's layout; OUT/summary.json has the figures.
-Interrupted (even killed) and started again, it keeps the features and matches that are done.
+Interrupted (even killed) and started again, it keeps the features and matches that are done; what was begun
+with other settings is refused, --overwrite starts anew.
 """
 PAIRS = ("exhaustive", "sequential", "similar")
 
@@ -40,10 +41,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-keypoints", type=options.positive, default=4096, metavar="N", help="the best N of a photo (%(default)s)"
     )
-    parser.add_argument(
-        "--resize", type=options.positive, default=1600, metavar="PX", help="shrink longer sides to this (%(default)s)"
-    )
-    options.add_megapixels_option(parser)
+    options.add_photo_options(parser)
+    options.add_overwrite_option(parser, "extract and match")
+    options.add_matching_options(parser.add_argument_group("matching"))
     group = parser.add_argument_group("pairs, cameras and mapping")
     group.add_argument(
         "--pairs",
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.photos.is_dir():
         raise FileNotFoundError(f"{arguments.photos}: no such folder")
     names = list(name_images([arguments.photos]))
-    pairs = _pairs(arguments)
+    pairs, how = _pairs(arguments), options.match_filter(arguments)
     summaries = []
     for source in _sources(arguments):
         with Progress(source.name) as progress:
@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
                 pairs,
                 single_camera=arguments.single_camera,
                 single_threaded=arguments.single_threaded,
+                match_filter=how,
+                overwrite=arguments.overwrite,
                 device=options.device(arguments),
                 report=progress,
             )
@@ -159,7 +161,7 @@ def _pairs(arguments: argparse.Namespace) -> Sequence[Pair] | ChoosePairs:
 
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
-    from ripe.evaluation.baselines import baseline
+    from ripe.evaluation.baselines import BASELINES
     from ripe.extract_many import model_settings
     from ripe.extractors import describer, shrinking
     from ripe.pretrained import MODELS
@@ -170,9 +172,14 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     name = arguments.model if arguments.model in MODELS else Path(arguments.model).stem
     describers = {name: (describer(model, max_keypoints=arguments.max_keypoints), model_settings(model))}
     for rival in arguments.baseline:
-        describers[rival] = baseline(rival, arguments.max_keypoints), {"baseline": rival}
+        describers[rival] = BASELINES[rival](arguments.max_keypoints), {"baseline": rival}
     return [
-        Source(name, shrinking(describe, arguments.resize, arguments.max_megapixels), {**settings, **limits})
+        Source(
+            name,
+            shrinking(describe, arguments.resize, arguments.max_megapixels),
+            {**settings, **limits},
+            arguments.masks,
+        )
         for name, (describe, settings) in describers.items()
     ]
 

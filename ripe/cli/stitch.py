@@ -9,6 +9,7 @@ from typing import Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
+from ripe.two_views import LONG_SIDE
 
 EXAMPLES = """  ripe stitch photos/ -o pano.jpg
   ripe stitch left.jpg middle.jpg right.jpg -o pano.png --long-side 3000
@@ -26,7 +27,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--long-side",
         type=options.positive,
-        default=1600,
+        default=LONG_SIDE,
         metavar="PX",
         help="to which larger photos are shrunk, for features and picture (%(default)s)",
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from ripe import files
-from ripe.demo.pipeline import LONG_SIDE, MatchedPhotos
+from ripe.demo.pipeline import MatchedPhotos
 from ripe.drawing import GAP, View, draw_view, save_picture
 from ripe.extract_many import Extraction
 from ripe.storage import FeatureFile, MatchFile
+from ripe.two_views import LONG_SIDE
 
 STAGES = ("load", "read", "extract", "match", "geometry")
 MAX_WIDTH = 2 * LONG_SIDE + GAP  # so that no pixel that the network saw is lost

@@ -20,8 +20,8 @@ from ripe.images import as_rgb, fit_long_side, rescale_keypoints, resize
 from ripe.matching import match
 from ripe.model import RIPE
 from ripe.pretrained import load
+from ripe.two_views import LONG_SIDE
 
-LONG_SIDE = 1600
 MAX_KEYPOINTS = 8192  # matching takes memory by its square
 KEPT_PAIRS = 4
 KEPT_MODELS = 2

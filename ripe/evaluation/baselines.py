@@ -9,26 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.extractors import Describer
+from ripe.extractors import Describer, MaskedDescriber
 from ripe.features import Features
 
 Detected = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Keypoints N×2, scores N and descriptors N×D, all float32."""
 
 
-def sift(max_keypoints: int) -> Describer:
+def sift(max_keypoints: int) -> MaskedDescriber:
     """OpenCV's SIFT with its default settings and RootSIFT descriptors (square roots of L1-normalised histograms)."""
     detector = cv2.SIFT.create(nfeatures=max_keypoints)
+    unlimited = cv2.SIFT.create()  # OpenCV chooses the best before it looks at the mask
 
-    def describe(image: Tensor) -> Features:
-        keypoints, scores, descriptors = _detect(detector, image, 128)
+    def describe(image: Tensor, mask: Tensor | None = None) -> Features:
+        keypoints, scores, descriptors = _detect(detector if mask is None else unlimited, image, mask, 128)
         total = descriptors.sum(axis=1, keepdims=True)
         return _features((keypoints, scores, np.sqrt(descriptors / np.maximum(total, 1e-12))), image, max_keypoints)
 
     return describe
 
 
-def orb(max_keypoints: int) -> Describer:
+def orb(max_keypoints: int) -> MaskedDescriber:
     """OpenCV's ORB with its default settings.
 
     Each of the 256 bits becomes ±1/16. Such descriptors have unit length and a dot product of 1 − 2·distance/256, exact
@@ -36,8 +37,8 @@ def orb(max_keypoints: int) -> Describer:
     """
     detector = cv2.ORB.create(nfeatures=max_keypoints)
 
-    def describe(image: Tensor) -> Features:
-        keypoints, scores, descriptors = _detect(detector, image, 32)
+    def describe(image: Tensor, mask: Tensor | None = None) -> Features:
+        keypoints, scores, descriptors = _detect(detector, image, mask, 32)
         bits = np.unpackbits(descriptors.astype(np.uint8), axis=1).astype(np.float32)
         return _features((keypoints, scores, (2 * bits - 1) / 16), image, max_keypoints)
 
@@ -96,7 +97,7 @@ def xfeat(max_keypoints: int, weights: Path, device: torch.device | None = None)
     return describe
 
 
-BASELINES: dict[str, Callable[[int], Describer]] = {"sift": sift, "orb": orb}
+BASELINES: dict[str, Callable[[int], MaskedDescriber]] = {"sift": sift, "orb": orb}
 LEARNED: dict[str, tuple[Callable[..., Describer], str]] = {
     "disk": (disk, "depth-save.pth"),
     "aliked": (aliked, "aliked-n16.pth"),
@@ -151,9 +152,11 @@ def _read_weights(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a weights file, or a damaged one") from error
 
 
-def _detect(detector: Any, image: Tensor, length: int) -> Detected:
+def _detect(detector: Any, image: Tensor, mask: Tensor | None, length: int) -> Detected:
     rgb = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    found, descriptors = detector.detectAndCompute(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), None)
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    kept = None if mask is None else mask.cpu().numpy().astype(np.uint8)
+    found, descriptors = detector.detectAndCompute(grey, kept)
     keypoints = np.array([keypoint.pt for keypoint in found], dtype=np.float32).reshape(-1, 2)
     scores = np.array([keypoint.response for keypoint in found], dtype=np.float32)
     empty = np.zeros((0, length), dtype=np.float32)

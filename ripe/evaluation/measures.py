@@ -105,7 +105,7 @@ def predict(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> tuple[d
         name = pairs.images[index]
         unreadable[name] = str(error).removeprefix(f"{photos[name]}: ")
 
-    for index, extraction in timed(candidate, protocol)(list(photos.values()), failed):
+    for index, extraction in timed(candidate, protocol)(list(photos.values()), [None] * len(photos), failed):
         name, found = pairs.images[index], extraction.features
         features[name] = found
         images[name] = StoredImage(found.keypoints, found.image_size, **extraction.notes)

@@ -20,7 +20,7 @@ from ripe.evaluation.protocol import Protocol
 from ripe.extract_many import Extract, Extraction, extract_many
 from ripe.extractors import Describer, one_by_one, resized, to_original
 from ripe.images import MAX_MEGAPIXELS
-from ripe.match_many import SETTINGS, match_many
+from ripe.match_many import match_many
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
 
 Progress = Callable[..., object]
@@ -122,7 +122,7 @@ def extract_images(
 def timed(candidate: Candidate, protocol: Protocol, max_megapixels: float = MAX_MEGAPIXELS) -> Extract:
     """A candidate for `extract_many`; it notes its milliseconds, in which nothing else is read, and the hardware."""
 
-    def extract(original: Tensor) -> Extraction:
+    def extract(original: Tensor, mask: Tensor | None) -> Extraction:  # sets have no masks
         image = resized(original, protocol.resizing)
         start = time.perf_counter()
         found = candidate.describe(image).to("cpu")
@@ -149,9 +149,9 @@ def match_images(
     Raises:
         ValueError: the file was begun with other settings.
     """
-    settings = {**_settings(candidate, pairs, protocol), **SETTINGS}
+    settings = {**_settings(candidate, pairs, protocol), "matcher": str(protocol.match_filter)}
     with FeatureReader(folder / "features.h5") as features, _Matches(folder / "matches.h5", settings) as store:
-        match_many(features, _names(pairs), store, progress=progress)
+        match_many(features, _names(pairs), store, how=protocol.match_filter, progress=progress)
 
 
 def read_predictions(pairs: PairSet, folder: Path) -> Predictions:

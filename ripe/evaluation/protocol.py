@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ripe.evaluation.pair_sets import Kind
 from ripe.extractors import Resizing
+from ripe.filters import MUTUAL, MatchFilter
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Protocol:
         max_keypoints: kept of an image.
         max_iterations: bound on RANSAC's iterations.
         min_iterations: RANSAC does at least as many.
+        match_filter: how descriptors are matched.
         repeats: every estimation is done with this many seeds, from 0.
     """
 
@@ -39,6 +41,7 @@ class Protocol:
     max_keypoints: int = 2048
     max_iterations: int = 100_000
     min_iterations: int = 1000
+    match_filter: MatchFilter = MUTUAL
     repeats: int = 3
 
     @property
@@ -50,7 +53,7 @@ class Protocol:
         pixels = "resized" if self.in_resized_pixels else "stored"
         model = "homography" if self.kind == "homography" else "relative pose"
         return (
-            f"{self.resizing}, at most {self.max_keypoints} keypoints, mutual nearest neighbours, PoseLib {model} "
+            f"{self.resizing}, at most {self.max_keypoints} keypoints, {self.match_filter}, PoseLib {model} "
             f"{self.estimator_threshold:g} px ({pixels} photos) with {self.min_iterations} to {self.max_iterations} "
             f"iterations, {self.repeats} seeds; AUC (%) of the {self.error}"
         )

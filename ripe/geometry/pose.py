@@ -23,7 +23,7 @@ class RelativePose:
     inliers: Tensor
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CalibratedGeometry(TwoViewGeometry):
     """An essential matrix E = [t]×·R fitted to matches of calibrated cameras: x1ᵀ·E·x0 = 0 for rays x = K⁻¹·(x, y, 1).
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ripe.features import Features
+from ripe.matching import upright_frames
 from ripe.model import RIPE
 
 LAF_SCALE = 8.0
@@ -54,10 +55,8 @@ class RIPEFeature(nn.Module):
 
 def _padded(features: Features, length: int) -> tuple[Tensor, Tensor, Tensor]:
     missing = length - len(features)
-    frame = LAF_SCALE * torch.eye(2, device=features.keypoints.device).expand(len(features), 2, 2)
-    lafs = torch.cat([frame, features.keypoints[:, :, None]], dim=2)
     return (
-        F.pad(lafs, (0, 0, 0, 0, 0, missing)),
+        F.pad(upright_frames(features.keypoints, LAF_SCALE), (0, 0, 0, 0, 0, missing)),
         F.pad(features.scores.float().sigmoid(), (0, missing)),
         F.pad(features.descriptors.float(), (0, 0, 0, missing)),
     )

@@ -15,8 +15,11 @@ import torch
 
 from ripe.extract_many import Extract, extract_many
 from ripe.files import locked
+from ripe.filters import MUTUAL, MatchFilter
+from ripe.folders import masks_below
 from ripe.integrations import colmap
-from ripe.match_many import SETTINGS, match_many
+from ripe.match_many import match_many
+from ripe.matching import check_installed
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
 
 if TYPE_CHECKING:
@@ -38,11 +41,13 @@ class Source:
         name: of the extractor; a folder is named after it.
         extract: gives photos' features.
         settings: what the features depend on; stored with them, and a later run must agree.
+        masks: folder of masks (see `ripe.folders.masks_below`); no keypoint lies where a photo's mask is zero.
     """
 
     name: str
     extract: Extract
     settings: Mapping[str, Any]
+    masks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ def reconstruct(
     *,
     single_camera: bool = False,
     single_threaded: bool = False,
+    match_filter: MatchFilter = MUTUAL,
+    overwrite: bool = False,
     device: torch.device | str = "cpu",
     report: Report = lambda stage, done, total: None,
 ) -> Summary:
@@ -101,22 +108,30 @@ def reconstruct(
         pairs: which are matched.
         single_camera: all photos of one size share one camera.
         single_threaded: let COLMAP's mapping run in one thread, so that equal input gives equal models.
+        match_filter: how descriptors are matched.
+        overwrite: extract and match anew.
         device: where descriptors are compared.
         report: told about progress.
 
     Raises:
-        ValueError: pycolmap is missing, two photos' names cannot be told apart in hloc's match files, fewer than two
-            photos are readable, or `output` holds features of other settings.
+        ValueError: pycolmap is missing, or kornia, if `match_filter` is its; two photos' names cannot be told apart in
+            hloc's match files; there is no photo's mask where `source` has them, or fewer than two photos are readable;
+            or `output` holds features of other settings.
     """
     # Before hours of work.
     colmap.import_pycolmap()
+    check_installed(match_filter)
     if callable(pairs):
         check_distinct_names(names)
     else:
         check_distinct(pairs)
+    photos = {name: folder / name for name in names}
+    masks = {} if source.masks is None else masks_below(source.masks, names)
     output.mkdir(parents=True, exist_ok=True)
     features_path, matches_path = output / "features.h5", output / "matches.h5"
-    failures = _extract(folder, names, source, features_path, report)
+    with FeatureFile(features_path, source.settings, overwrite=overwrite) as extracted:
+        progress = _counted("extract", len(names), report)
+        failures = extract_many(photos, source.extract, extracted, masks=masks, progress=progress)
     readable = [name for name in names if name not in failures]
     if len(readable) < 2:
         first = next(iter(failures.items()), None)
@@ -126,7 +141,9 @@ def reconstruct(
         )
     with FeatureReader(features_path) as features:
         chosen = pairs(features, readable) if callable(pairs) else pairs
-        failures |= _match(features, chosen, matches_path, device, report)
+        settings = {"matcher": str(match_filter), **features.settings}
+        with MatchFile(matches_path, settings, overwrite=overwrite) as matched:
+            failures |= _match(features, chosen, matched, match_filter, device, report)
         # Another process with this output waits here, as it has for the features and the matches.
         with locked(output / MODEL):
             database = output / "database.db"
@@ -157,16 +174,13 @@ def reconstruct(
     )
 
 
-def _extract(folder: Path, names: Sequence[str], source: Source, path: Path, report: Report) -> dict[str, str]:
-    """Store the features of all photos; why some have none is returned."""
-    with FeatureFile(path, source.settings) as store:
-        photos = {name: folder / name for name in names}
-        progress = _counted("extract", len(names), report)
-        return extract_many(photos, source.extract, store, progress=progress)
-
-
 def _match(
-    features: FeatureReader, pairs: Sequence[Pair], path: Path, device: torch.device | str, report: Report
+    features: FeatureReader,
+    pairs: Sequence[Pair],
+    store: MatchFile,
+    how: MatchFilter,
+    device: torch.device | str,
+    report: Report,
 ) -> dict[str, str]:
     """Store the matches of all pairs; why some have none is returned, by the name of the photo or both of them."""
     failures: dict[str, str] = {}
@@ -174,9 +188,8 @@ def _match(
     def failed(pair: Pair, error: Exception) -> None:
         failures[" and ".join(pair)] = str(error)
 
-    with MatchFile(path, {**SETTINGS, **features.settings}) as store:
-        progress = _counted("match", len(pairs), report)
-        missing = match_many(features, pairs, store, device=device, progress=progress, failed=failed)
+    progress = _counted("match", len(pairs), report)
+    missing = match_many(features, pairs, store, how=how, device=device, progress=progress, failed=failed)
     return failures | {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
 
 
