@@ -31,6 +31,7 @@ from ripe.geometry.robust import estimate_geometry
 from ripe.images import as_rgb
 from ripe.matching import match
 from ripe.pretrained import load
+from ripe.tables import markdown_table
 
 SIZE = 448
 KEYPOINTS = 2048
@@ -165,10 +166,11 @@ Means = dict[str, dict[Change, tuple[float, float]]]
 
 def print_table(means: Means) -> None:
     """One row a change, one column an extractor."""
-    print(f"| second view | {' | '.join(means)} |\n|---|{'---|' * len(means)}")
+    rows = []
     for change in CHANGES:
         cells = (f"{success:.0%} ({share:.0%})" for success, share in (each[change] for each in means.values()))
-        print(f"| {change} | {' | '.join(cells)} |")
+        rows.append([str(change), *cells])
+    print(markdown_table(["second view", *means], rows))
 
 
 def plot(means: Means, path: Path) -> None:

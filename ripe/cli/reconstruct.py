@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
+from ripe.tables import markdown_table
 
 if TYPE_CHECKING:
     from ripe.reconstruction.pipeline import ChoosePairs, Source, Summary
@@ -128,13 +129,13 @@ def table(summaries: Sequence[Summary]) -> str:
     """The figures of several reconstructions of the same photos, in Markdown."""
     header = ["features", "photos registered", "points", "observations", "track length", "reprojection error"]
     header += ["verified pairs", "models"]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows = []
     for summary in summaries:
         cells = [summary.extractor, f"{summary.registered} of {summary.photos}", str(summary.points)]
         cells += [str(summary.observations), _number(summary.mean_track_length)]
         cells += [f"{_number(summary.mean_reprojection_error)} px", f"{summary.verified_pairs} of {summary.pairs}"]
-        lines.append(f"| {' | '.join([*cells, str(summary.models)])} |")
-    return "\n".join(lines)
+        rows.append([*cells, str(summary.models)])
+    return markdown_table(header, rows)
 
 
 def _number(value: float | None) -> str:

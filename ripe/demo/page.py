@@ -11,6 +11,7 @@ import gradio as gr
 
 from ripe.demo import intake, outputs
 from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, DemoSettings, MatchedPhotos, Pipeline
+from ripe.tables import markdown_table
 
 QUEUE_LENGTH = 16
 KEEP_SECONDS = 3600
@@ -165,7 +166,7 @@ def _picture(name: str) -> gr.Image:
 
 def _table(result: MatchedPhotos) -> str:
     names, values = zip(*outputs.figures(result), strict=True)
-    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n| {' | '.join(values)} |"
+    return markdown_table(names, [values])
 
 
 def _number(text: str) -> float | None:
