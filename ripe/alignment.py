@@ -78,8 +78,8 @@ def align(
         model = load()
     shrunk = [min(1.0, long_side / max(photo.shape[1:])) for photo in planes]
     features = [
-        model.extract(photo, max_keypoints=max_keypoints, resize=None if scale == 1 else long_side)[0].to("cpu")
-        for photo, scale in zip(planes, shrunk, strict=True)
+        model.extract(photo, max_keypoints=max_keypoints, resize=long_side, enlarge=False)[0].to("cpu")
+        for photo in planes
     ]
     points = match(*features).points(*features)
     geometry = estimate_geometry("homography", *points, max_error=max_error / shrunk[1])

@@ -162,6 +162,11 @@ def test_masks_filter_and_starting_anew(
         with h5py.File(tmp_path / "out" / name / "matches.h5") as file:
             assert file.attrs["matcher"] == "mutual nearest neighbours, ratio at most 0.9"
             assert file.attrs["max_side"] == 200
+    (tmp_path / "other").mkdir()
+    assert main([*command, "--overwrite", "--masks", str(tmp_path / "other")]) == 1  # and what is there stays
+    assert "holds no photo's mask" in capsys.readouterr().err
+    assert len(read_features(tmp_path / "out" / "sift" / "features.h5")) == len(names)
+    assert len(read_features(tmp_path / "out" / random_weights.stem / "features.h5")) == len(names)
 
 
 def test_one_thread_gives_equal_models(room: Path, tmp_path: Path) -> None:
