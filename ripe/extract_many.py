@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,26 +75,6 @@ def model_extract(
             yield index, Extraction(found, side if max_side is None else min(side, max_side))
 
     return extract
-
-
-def model_settings(model: RIPE, threshold: float | None = None) -> dict[str, Any]:
-    """What a model's features depend on: its name, weights, precision and detector.
-
-    Args:
-        model: any.
-        threshold: least score of a keypoint; the model's own if None.
-    """
-    from ripe.pretrained import weights_hash
-
-    detection = asdict(model.detection)
-    own = detection.pop("threshold")
-    return {
-        "model": model.name,
-        "weights": weights_hash(model),
-        "precision": str(model.compute_dtype).removeprefix("torch."),
-        "threshold": own if threshold is None else threshold,
-        "detection": ", ".join(f"{key} {value}" for key, value in detection.items()),
-    }
 
 
 def extract_many(

@@ -1,9 +1,8 @@
 """What gives features: functions from an image, and how photos become such images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from ripe.features import Features
 from ripe.images import MAX_MEGAPIXELS, rescale_keypoints, resize, unit_range
 from ripe.inference import READ_AHEAD, Failed, inside, prepare
 from ripe.model import RIPE
+from ripe.resizing import Resizing
 
 Describer = Callable[[Tensor], Features]
 """Gives the features of a 3×H×W RGB image in 0..1 as it is; keypoints are in its pixels."""
@@ -23,38 +23,6 @@ class MaskedDescriber(Protocol):
     """A `Describer` that also takes an H×W bool mask; no keypoint lies where it is False."""
 
     def __call__(self, image: Tensor, mask: Tensor | None = None) -> Features: ...
-
-
-@dataclass(frozen=True)
-class Resizing:
-    """What is done to a photo before an extractor sees it.
-
-    Attributes:
-        side: which side is brought to `pixels`; the other follows, rounded down as in Glue Factory.
-        pixels: length of that side.
-        enlarge: whether smaller photos are enlarged, too.
-        blur: shrink by a Gaussian blur and bilinear sampling, as kornia and so Glue Factory do, instead of by PyTorch's
-            antialiased interpolation.
-    """
-
-    side: Literal["long", "short"]
-    pixels: int
-    enlarge: bool
-    blur: bool = False
-
-    def apply(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of a resized photo of (width, height) `size`."""
-        given = max(size) if self.side == "long" else min(size)
-        if given <= self.pixels and not self.enlarge:
-            return size
-        # Glue Factory's own expressions: others of the same value round differently for some sizes.
-        ratio = size[0] / size[1]
-        if (self.side == "short") != (ratio < 1):
-            return max(1, int(self.pixels * ratio)), self.pixels
-        return self.pixels, max(1, int(self.pixels / ratio))
-
-    def __str__(self) -> str:
-        return f"{self.side} side {'' if self.enlarge else 'at most '}{self.pixels} px"
 
 
 def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> MaskedDescriber:

@@ -215,6 +215,24 @@ def weights_hash(model: RIPE) -> str:
     return digest.hexdigest()
 
 
+def model_settings(model: RIPE, threshold: float | None = None) -> dict[str, Any]:
+    """What a model's features depend on: its name, weights, precision and detector.
+
+    Args:
+        model: any.
+        threshold: least score of a keypoint; the model's own if None.
+    """
+    detection = asdict(model.detection)
+    own = detection.pop("threshold")
+    return {
+        "model": model.name,
+        "weights": weights_hash(model),
+        "precision": str(model.compute_dtype).removeprefix("torch."),
+        "threshold": own if threshold is None else threshold,
+        "detection": ", ".join(f"{key} {value}" for key, value in detection.items()),
+    }
+
+
 def _load_compact() -> RIPE:
     path = MODELS["compact"].path()
     if not path.is_file():

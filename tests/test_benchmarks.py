@@ -28,8 +28,9 @@ from made_sets import (
 from ripe.data.catalogue import SOURCES, locate
 from ripe.evaluation.benchmarks import BENCHMARKS, annotated, hpatches, imw2020, megadepth1500
 from ripe.evaluation.pair_sets import PairSet
-from ripe.extractors import Resizing, _resize_blurred, resized
+from ripe.extractors import _resize_blurred, resized
 from ripe.images import as_rgb
+from ripe.resizing import Resizing
 
 READERS = {
     "packaged": lambda root: megadepth1500.read(write_megadepth(root, packaged=True)),

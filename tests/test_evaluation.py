@@ -21,11 +21,12 @@ from ripe.evaluation.benchmarks.annotated import PROTOCOLS
 from ripe.evaluation.pair_sets import MatchedPair, PairSet, PosePair
 from ripe.evaluation.predictions import Candidate
 from ripe.evaluation.scoring import score_pairs
-from ripe.extractors import Resizing, describer, shrinking
+from ripe.extractors import describer, shrinking
 from ripe.features import Features
 from ripe.images import as_rgb, read_image
 from ripe.matching import match, mutual_nearest_neighbours
 from ripe.pretrained import build
+from ripe.resizing import Resizing
 
 
 @pytest.fixture(scope="module")

@@ -166,9 +166,8 @@ def _candidates(
 def _model_candidate(name: str, model: RIPE, protocol: Protocol, arguments: argparse.Namespace) -> Candidate:
     from ripe.evaluation import environment
     from ripe.evaluation.predictions import Candidate
-    from ripe.extract_many import model_settings
     from ripe.extractors import describer
-    from ripe.pretrained import MODELS
+    from ripe.pretrained import MODELS, model_settings
 
     published = protocol.published_threshold if model.name == "vgg_hyper" else None
     thresholds = (arguments.threshold, published, model.detection.threshold)

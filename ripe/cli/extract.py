@@ -36,8 +36,9 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out; 1 if some images could not be read."""
     from ripe import files
-    from ripe.extract_many import extract_many, model_extract, model_settings
+    from ripe.extract_many import extract_many, model_extract
     from ripe.folders import masks_below
+    from ripe.pretrained import model_settings
     from ripe.storage import FeatureFile
 
     files.check_writable(arguments.output)

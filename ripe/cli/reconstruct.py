@@ -163,9 +163,8 @@ def _pairs(arguments: argparse.Namespace) -> Sequence[Pair] | ChoosePairs:
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
     from ripe.evaluation.baselines import BASELINES
-    from ripe.extract_many import model_settings
     from ripe.extractors import describer, shrinking
-    from ripe.pretrained import MODELS
+    from ripe.pretrained import MODELS, model_settings
     from ripe.reconstruction.pipeline import Source
 
     limits = {"max_keypoints": arguments.max_keypoints, "max_side": arguments.resize}

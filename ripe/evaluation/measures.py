@@ -29,14 +29,15 @@ from ripe.evaluation.predictions import (
 from ripe.evaluation.protocol import Protocol
 from ripe.evaluation.report import Result, summarise
 from ripe.evaluation.scoring import correct_matches, score_pairs
-from ripe.extract_many import model_settings
-from ripe.extractors import Describer, Resizing, describer, resized
+from ripe.extractors import Describer, describer, resized
 from ripe.features import Features
 from ripe.geometry.robust import estimate_geometry
 from ripe.images import as_rgb
 from ripe.matching import match
 from ripe.model import RIPE
 from ripe.objective.inliers import hardly_moves
+from ripe.pretrained import model_settings
+from ripe.resizing import Resizing
 
 REPEATABILITY_AT = 3  # pixels
 REAL_RESIZING = Resizing("long", 640, enlarge=False)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ripe.evaluation.pair_sets import Kind
-from ripe.extractors import Resizing
 from ripe.filters import MUTUAL, MatchFilter
+from ripe.resizing import Resizing
 
 
 @dataclass(frozen=True)

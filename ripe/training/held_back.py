@@ -20,11 +20,11 @@ from ripe.drawing import save_picture
 from ripe.evaluation.benchmarks.annotated import PAIRS_FILE, read_annotated
 from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.protocol import Protocol
-from ripe.extractors import Resizing
 from ripe.files import write_json
 from ripe.geometry.homography import apply_homography
 from ripe.images import as_rgb, fit_long_side, resize
 from ripe.recipe.config import WarpConfig
+from ripe.resizing import Resizing
 
 VIEW_SIZE = 320
 PHOTO_SIDE = 1024

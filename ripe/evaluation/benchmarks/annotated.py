@@ -19,7 +19,7 @@ from torch import Tensor
 from ripe import checks
 from ripe.evaluation.pair_sets import AnnotatedPair, HomographyPair, Kind, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
-from ripe.extractors import Resizing
+from ripe.resizing import Resizing
 
 PAIRS_FILE = "pairs.json"
 PROTOCOLS: dict[Kind, Protocol] = {

@@ -11,9 +11,9 @@ import torch
 
 from ripe.evaluation.pair_sets import HomographyPair, PairSet
 from ripe.evaluation.protocol import Protocol
-from ripe.extractors import Resizing
 from ripe.geometry.homography import apply_homography, homography_from_corner_origin, outer_corners
 from ripe.images import open_image
+from ripe.resizing import Resizing
 
 # Left out since D2-Net's evaluation, as their photos are too large for some networks.
 LARGE_SEQUENCES = frozenset(

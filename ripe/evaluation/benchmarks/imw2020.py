@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair
 from ripe.evaluation.protocol import Protocol
-from ripe.extractors import Resizing
 from ripe.geometry.homography import intrinsics_from_corner_origin
+from ripe.resizing import Resizing
 from ripe.storage import open_hdf5
 
 # The published validation used as many; which ones is not known, so ours are spread evenly over the tuples.

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
-from ripe.extractors import Resizing
 from ripe.geometry.homography import intrinsics_from_corner_origin
 from ripe.pair_lists import pair_lines
+from ripe.resizing import Resizing
 
 PROTOCOL = Protocol(
     kind="pose",

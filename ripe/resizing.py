@@ -1,0 +1,36 @@
+"""How benchmarks and extractors resize photos."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """What is done to a photo before an extractor sees it.
+
+    Attributes:
+        side: which side is brought to `pixels`; the other follows, rounded down as in Glue Factory.
+        pixels: length of that side.
+        enlarge: whether smaller photos are enlarged, too.
+        blur: shrink by a Gaussian blur and bilinear sampling, as kornia and so Glue Factory do, instead of by PyTorch's
+            antialiased interpolation.
+    """
+
+    side: Literal["long", "short"]
+    pixels: int
+    enlarge: bool
+    blur: bool = False
+
+    def apply(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of a resized photo of (width, height) `size`."""
+        given = max(size) if self.side == "long" else min(size)
+        if given <= self.pixels and not self.enlarge:
+            return size
+        # Glue Factory's own expressions: others of the same value round differently for some sizes.
+        ratio = size[0] / size[1]
+        if (self.side == "short") != (ratio < 1):
+            return max(1, int(self.pixels * ratio)), self.pixels
+        return self.pixels, max(1, int(self.pixels / ratio))
+
+    def __str__(self) -> str:
+        return f"{self.side} side {'' if self.enlarge else 'at most '}{self.pixels} px"
