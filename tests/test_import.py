@@ -24,7 +24,7 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files filters features checks feature_arrays settings tables images folders recipe
+    files resizing filters features checks feature_arrays settings tables images folders recipe
     geometry detection matching download drawing storage pair_lists two_views
     networks inference model pretrained alignment stitching extract_many extractors match_many integrations utils
     data objective

@@ -10,8 +10,9 @@ from batches import pair_batches
 
 import ripe
 from ripe.cli import main
-from ripe.data.mining import PhotoPair, choose, mine, read_pairs, write_pairs
+from ripe.data.mining import choose, mine
 from ripe.data.own import read_scenes, with_pairs
+from ripe.data.photo_pairs import PhotoPair, read_pairs, write_pairs
 from ripe.recipe.config import DataConfig, WarpConfig
 
 SIZE = (320, 300)

@@ -88,8 +88,9 @@ def run_mine(arguments: argparse.Namespace) -> int:
     """Compare all photos of each scene and write the pairs that overlap."""
     from tqdm.auto import tqdm
 
-    from ripe.data.mining import choose, mine, write_pairs
+    from ripe.data.mining import choose, mine
     from ripe.data.own import read_scenes
+    from ripe.data.photo_pairs import write_pairs
     from ripe.files import check_writable
 
     check_writable(arguments.output)

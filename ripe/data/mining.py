@@ -5,21 +5,17 @@ network's matches tell whether they overlap, how hard they are for it, and wheth
 that stood still or only turned, or a plane), in which case the pair teaches as exactly as a photo and its own warp.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ripe.data.photo_pairs import PhotoPair, as_tuples
 from ripe.data.scenes import Scene
 from ripe.features import Features
-from ripe.files import replacing
 from ripe.geometry.homography import apply_homography
 from ripe.geometry.robust import estimate_geometry
 from ripe.matching import match
@@ -39,41 +35,6 @@ LEAST_PLANAR = 30
 LEAST_OVERLAP = 0.3
 
 
-@dataclass(frozen=True)
-class PhotoPair:
-    """Two photos of one scene and what a network makes of them.
-
-    Attributes:
-        image0: name of the first photo, relative to the folder of scenes.
-        image1: name of the second one.
-        matches: mutual nearest neighbours.
-        inliers: of them that agree with one epipolar geometry.
-        planar: of them that agree with one homography.
-        size0: (width, height) of the first photo.
-        size1: (width, height) of the second one.
-        homography: 3×3, pixels of the first photo to pixels of the second one; None unless one joins the photos.
-    """
-
-    image0: str
-    image1: str
-    matches: int
-    inliers: int
-    planar: int
-    size0: tuple[int, int]
-    size1: tuple[int, int]
-    homography: tuple[tuple[float, ...], ...] | None = None
-
-    @property
-    def scene(self) -> str:
-        """Name of the scene's folder."""
-        return self.image0.split("/", 1)[0]
-
-    @property
-    def inlier_share(self) -> float:
-        """Share of the matches that are inliers, 0..1: low for pairs that are hard."""
-        return self.inliers / max(self.matches, 1)
-
-
 def compare(names: tuple[str, str], features0: Features, features1: Features) -> PhotoPair:
     """Match two photos and fit both kinds of geometry."""
     matches = match(features0, features1)
@@ -82,7 +43,7 @@ def compare(names: tuple[str, str], features0: Features, features1: Features) ->
     planar = estimate_geometry("homography", *points, max_error=MAX_TRANSFER_ERROR, max_iterations=1000)
     inliers = max(epipolar.num_inliers, planar.num_inliers)
     joins = planar.num_inliers >= max(LEAST_PLANAR, PLANAR_SHARE * inliers)
-    homography = _as_tuples(planar.model) if joins else None
+    homography = as_tuples(planar.model) if joins else None
     sizes = features0.image_size, features1.image_size
     return PhotoPair(*names, len(matches), inliers, planar.num_inliers, *sizes, homography)
 
@@ -112,40 +73,6 @@ def choose(pairs: Sequence[PhotoPair], most_of_scene: int = 30) -> list[PhotoPai
     for each in by_scene.values():
         chosen += sorted(_overlapping(each), key=lambda pair: pair.inlier_share)[:most_of_scene]
     return chosen
-
-
-def write_pairs(path: str | Path, pairs: Sequence[PhotoPair]) -> None:
-    """Write pairs for `data.pairs`, one a line within a JSON list."""
-    lines = ",\n".join(json.dumps(asdict(pair), allow_nan=False) for pair in pairs)
-    with replacing(path) as temporary:
-        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-
-
-def read_pairs(path: str | Path) -> list[PhotoPair]:
-    """Read what `write_pairs` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such list; the message names the file.
-    """
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(rows, list):
-            raise ValueError("no list")
-        return [_from_row(row) for row in rows]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: is no list of pairs as `ripe data mine` writes it ({error})") from error
-
-
-def _from_row(row: dict[str, Any]) -> PhotoPair:
-    pair = PhotoPair(**row)
-    homography = _as_tuples(pair.homography)
-    return replace(pair, size0=_as_size(pair.size0), size1=_as_size(pair.size1), homography=homography)
-
-
-def _as_size(size: Sequence[int]) -> tuple[int, int]:
-    width, height = size
-    return int(width), int(height)
 
 
 def _overlapping(pairs: list[PhotoPair]) -> list[PhotoPair]:
@@ -193,7 +120,7 @@ def _by_way_of(
         return None
     third = max(ways)[1]
     composed = links[third, pair.image1][1] @ links[pair.image0, third][1]
-    return _as_tuples(composed / composed[2, 2]) if _overlap(composed, pair) >= LEAST_OVERLAP else None
+    return as_tuples(composed / composed[2, 2]) if _overlap(composed, pair) >= LEAST_OVERLAP else None
 
 
 def _overlap(homography: np.ndarray, pair: PhotoPair) -> float:
@@ -201,7 +128,3 @@ def _overlap(homography: np.ndarray, pair: PhotoPair) -> float:
     grid = np.stack(np.meshgrid(*(np.linspace(0, side - 1, 20) for side in pair.size0)), axis=-1).reshape(-1, 2)
     landed = apply_homography(torch.from_numpy(homography), torch.from_numpy(grid)).numpy()
     return float(((landed >= 0) & (landed <= np.array(pair.size1) - 1)).all(axis=1).mean())
-
-
-def _as_tuples(matrix: Tensor | np.ndarray | Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if matrix is None else tuple(tuple(row) for row in np.asarray(matrix, dtype=np.float64).tolist())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ripe.data.mining import PhotoPair
+from ripe.data.photo_pairs import PhotoPair
 from ripe.data.scenes import Scene, no_group, one_group, seeded
 from ripe.folders import may_hold_photos, photos_below, photos_in
 

@@ -17,8 +17,8 @@ from ripe.data import own
 from ripe.data.batch import PairBatch
 from ripe.data.catalogue import OWN, SOURCES, check_trainable, how_to_get, locate
 from ripe.data.light import change_light
-from ripe.data.mining import read_pairs
 from ripe.data.mixture import Draw, Mixture
+from ripe.data.photo_pairs import read_pairs
 from ripe.data.scenes import Scene
 from ripe.data.warps import View, crop_view, letterbox, self_pair
 from ripe.recipe.config import DataConfig, WarpConfig
