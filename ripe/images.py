@@ -215,6 +215,12 @@ def fit_long_side(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def shrink(image: Tensor, long_side: int) -> Tensor:
+    """A C×H×W image whose longer side is `long_side` pixels at most; one that is smaller stays as it is."""
+    size = (image.shape[1], image.shape[2])
+    return image if max(size) <= long_side else resize(image, fit_long_side(size, long_side))
+
+
 def rescale_keypoints(keypoints: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
     """Move N×2 (x, y) keypoints with an image that is resized from (H, W) `from_size` to `to_size`.
 

@@ -21,13 +21,11 @@ from ripe.features import Features, Matches, TwoViewGeometry
 from ripe.geometry.robust import estimate_geometry
 from ripe.geometry.verdict import UnrelatedPhotosError, judge
 from ripe.geometry.warping import picture_of
-from ripe.images import MAX_MEGAPIXELS, as_rgb, fit_long_side, resize
+from ripe.images import MAX_MEGAPIXELS, as_rgb, shrink
 from ripe.matching import match
 from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ripe.model import RIPE
 
 detail: Any = cv2.detail  # whose type stubs ask for UMat where arrays are taken, and for what may be left out
@@ -93,7 +91,7 @@ def stitch(
     unreadable: dict[int, str] = {}
     for index, path in enumerate(images):
         try:
-            shrunk = _read(path, long_side, max_megapixels)
+            shrunk = shrink(as_rgb(path, max_megapixels=max_megapixels), long_side)
         except (OSError, ValueError) as error:
             unreadable[index] = str(error)
         else:
@@ -112,12 +110,6 @@ def stitch(
 
 
 Verified = dict[tuple[int, int], tuple[Matches, TwoViewGeometry]]
-
-
-def _read(path: str | Path, long_side: int, max_megapixels: float) -> Tensor:
-    photo = as_rgb(path, max_megapixels=max_megapixels)
-    size = (photo.shape[1], photo.shape[2])
-    return photo if max(size) <= long_side else resize(photo, fit_long_side(size, long_side))
 
 
 def _verified_pairs(features: Mapping[int, Features], step: Callable[[], object]) -> Verified:

@@ -76,7 +76,7 @@ def choose(pairs: Sequence[PhotoPair], most_of_scene: int = 30) -> list[PhotoPai
 
 
 def _overlapping(pairs: list[PhotoPair]) -> list[PhotoPair]:
-    certain = {(pair.image0, pair.image1): pair for pair in pairs if pair.inliers >= CERTAIN or pair.homography}
+    certain = {(pair.image0, pair.image1) for pair in pairs if pair.inliers >= CERTAIN or pair.homography}
     partners: dict[str, set[str]] = defaultdict(set)
     for image0, image1 in certain:
         partners[image0].add(image1)

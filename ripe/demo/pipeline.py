@@ -16,7 +16,7 @@ from ripe import two_views
 from ripe.demo.intake import read_upload
 from ripe.features import Features, Matches, TwoViewGeometry
 from ripe.geometry.verdict import Verdict
-from ripe.images import as_rgb, fit_long_side, rescale_keypoints, resize
+from ripe.images import as_rgb, rescale_keypoints, shrink
 from ripe.matching import match
 from ripe.model import RIPE
 from ripe.pretrained import load
@@ -167,13 +167,15 @@ class Pipeline:
         """A photo's view, and the key of its features."""
         photo = functools.cache(lambda: as_rgb(read_upload(path)))  # decoded once, and only where something is missing
         content = _digest(path)
-        shown = self._shown.get(content, watch, lambda: _shrink(photo()))
+        shown = self._shown.get(content, watch, lambda: _shown(photo()))
         key = (content, *asked)
         _, max_keypoints, threshold = asked
 
         def extract() -> Features:
             image = photo()
-            found = model.extract(image, max_keypoints=max_keypoints, threshold=threshold, resize=_limit(image))
+            found = model.extract(
+                image, max_keypoints=max_keypoints, threshold=threshold, resize=LONG_SIDE, enlarge=False
+            )
             return found[0].to("cpu")
 
         features = self._features.get(key, watch, extract)
@@ -194,15 +196,8 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _limit(photo: Tensor) -> int | None:
-    """The `resize` of a photo: large ones are shrunk, small ones stay as they are."""
-    return LONG_SIDE if max(photo.shape[1:]) > LONG_SIDE else None
-
-
-def _shrink(photo: Tensor) -> Tensor:
-    height, width = photo.shape[1:]
-    small = photo if _limit(photo) is None else resize(photo, fit_long_side((height, width), LONG_SIDE))
-    return (small.clamp(0, 1) * 255).round().byte()
+def _shown(photo: Tensor) -> Tensor:
+    return (shrink(photo, LONG_SIDE).clamp(0, 1) * 255).round().byte()
 
 
 def _fit(fitting: tuple[str, float], points: tuple[Tensor, Tensor]) -> tuple[TwoViewGeometry, Verdict]:

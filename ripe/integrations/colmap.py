@@ -6,6 +6,7 @@ COLMAP works on the pixels as they are stored, without EXIF orientation, and put
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ SEED = 0
 # RANSAC finds (compact and SIFT, 72 pairs of 640 px photos, 43 to 73 inliers): a number of inliers verifies nothing.
 MIN_INLIER_RATIO = 0.15
 # RANSAC as in hloc: mutual nearest neighbours hold more outliers than the matches that COLMAP's defaults expect.
+CACHED_IMAGES = 256  # whose keypoints are kept while pairs are judged
 MAX_ERROR = 4.0  # pixels; COLMAP's own
 VERIFICATION = {
     "min_inlier_ratio": MIN_INLIER_RATIO,
@@ -117,14 +119,16 @@ def verify(database: Path) -> int:
     with pycolmap.Database.open(database) as opened:
         # COLMAP's own count includes the pairs that it has rejected.
         identities, _ = opened.read_two_view_geometry_num_inliers()
-        by_chance = [pair for pair in map(pycolmap.pair_id_to_image_pair, identities) if _is_chance(opened, *pair)]
+        keypoints = lru_cache(CACHED_IMAGES)(opened.read_keypoints)
+        found = map(pycolmap.pair_id_to_image_pair, identities)
+        by_chance = [pair for pair in found if _is_chance(opened, keypoints, *pair)]
         for pair in by_chance:
             opened.delete_two_view_geometry(*pair)
             opened.delete_inlier_matches(*pair)
     return len(identities) - len(by_chance)
 
 
-def _is_chance(opened: "pycolmap.Database", image0: int, image1: int) -> bool:
+def _is_chance(opened: "pycolmap.Database", keypoints: Callable[[int], np.ndarray], image0: int, image1: int) -> bool:
     """Whether the two-view geometry of two images is no better than chance (see `ripe.judge`)."""
     found = opened.read_two_view_geometry(image0, image1)
     kinds = import_pycolmap().TwoViewGeometryConfiguration
@@ -132,7 +136,7 @@ def _is_chance(opened: "pycolmap.Database", image0: int, image1: int) -> bool:
     model = found.H if planar else found.F
     indices = opened.read_matches(image0, image1).astype(np.int64)
     points = [
-        torch.from_numpy(opened.read_keypoints(image)[rows, :2].astype(np.float64))
+        torch.from_numpy(keypoints(image)[rows, :2].astype(np.float64))
         for image, rows in ((image0, indices[:, 0]), (image1, indices[:, 1]))
     ]
     matched = {(int(first), int(second)) for first, second in found.inlier_matches}

@@ -22,7 +22,7 @@ from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.protocol import Protocol
 from ripe.files import write_json
 from ripe.geometry.homography import apply_homography
-from ripe.images import as_rgb, fit_long_side, resize
+from ripe.images import as_rgb, shrink
 from ripe.recipe.config import WarpConfig
 from ripe.resizing import Resizing
 
@@ -106,10 +106,7 @@ class _ViewPair(NamedTuple):
 
 
 def _make_pair(photo: Path, warp: WarpConfig, rng: np.random.Generator) -> _ViewPair:
-    image = as_rgb(photo)
-    height, width = image.shape[1:]
-    if max(height, width) > PHOTO_SIDE:
-        image = resize(image, fit_long_side((height, width), PHOTO_SIDE))
+    image = shrink(as_rgb(photo), PHOTO_SIDE)
     pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     first, second = self_pair(pixels, VIEW_SIZE, warp, rng)
     relative = torch.from_numpy(second.homography @ np.linalg.inv(first.homography))
