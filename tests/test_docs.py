@@ -4,6 +4,7 @@
 are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
 """
 
+import importlib.util
 import json
 import re
 import shlex
@@ -23,8 +24,10 @@ from ripe import cli
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-RUN = [page for page in PAGES if page.name != "README.md" and re.search(r"```python|```bash\nripe", page.read_text())]
 NOTEBOOK = DOCS / "notebooks" / "two_photos_to_reconstruction.ipynb"
+NOTEBOOK_PAGE = DOCS / "guides" / "notebook.md"
+ELSEWHERE = (ROOT / "README.md", NOTEBOOK_PAGE)  # whose blocks other tests run
+RUN = [page for page in PAGES if page not in ELSEWHERE and re.search(r"```python|```bash\nripe", page.read_text())]
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -99,6 +102,18 @@ def test_every_linked_file_exists(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).is_file(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_picture_is_described(page: Path) -> None:
+    assert "<img" not in page.read_text()
+    for description in re.findall(r"!\[(.*?)\]\(", page.read_text(), flags=re.DOTALL):
+        assert len(description) > 20
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_page_installs_a_package_that_nobody_published(page: Path) -> None:
+    assert not re.search(r"pip install [^\n`]*ripe", page.read_text())
+
+
 def test_pictures_are_small() -> None:
     for picture in (DOCS / "images").iterdir():
         assert picture.stat().st_size < 200_000, picture.name
@@ -107,6 +122,18 @@ def test_pictures_are_small() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     pages = re.findall(r"[\w/-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert sorted(pages) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_the_page_of_the_notebook_is_that_of_the_notebook() -> None:
+    specification = importlib.util.spec_from_file_location("render_notebook", DOCS / "render_notebook.py")
+    renderer = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(renderer)
+    page = NOTEBOOK_PAGE.read_text()
+    outputs = r"\n```text\n.*?```\n|\n!\[[^\]]*\]\([^)]*\)\n"
+    without_outputs = re.sub(outputs, "", page, flags=re.DOTALL)
+    assert without_outputs == renderer.page(nbformat.read(NOTEBOOK, as_version=4), []), "python docs/render_notebook.py"
+    described = [cell.metadata.alt for cell in nbformat.read(NOTEBOOK, as_version=4).cells if "alt" in cell.metadata]
+    assert re.findall(r"!\[(.*)\]", page) == described
 
 
 @pytest.mark.slow
