@@ -1,7 +1,7 @@
 """README and documentation do what they say.
 
-`python` blocks run, and of `bash` blocks the lines that start with `ripe`. `console` blocks (lines that start with `$`)
-are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
+`python` blocks run, and of `bash` blocks the lines that start with `ripe`. `console` blocks (lines that start with `$`;
+in README `sh`, without) are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
 """
 
 import importlib.util
@@ -82,7 +82,7 @@ def test_the_commands_of_the_readme_run(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} >= {"matches.png", "matches.json", "features.h5"}
 
 
-@pytest.mark.parametrize("line", sorted({*lines("bash"), *lines("console", "$ ")}))
+@pytest.mark.parametrize("line", sorted({*lines("bash"), *lines("sh"), *lines("console", "$ ")}))
 def test_every_command_is_a_command(line: str) -> None:
     variables = re.compile(r"[A-Z_]+=")  # before the command, as in OMP_NUM_THREADS=1 ripe …
     program, *words = dropwhile(variables.match, shlex.split(line, comments=True))
@@ -112,6 +112,23 @@ def test_every_picture_is_described(page: Path) -> None:
 @pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_no_page_installs_a_package_that_nobody_published(page: Path) -> None:
     assert not re.search(r"pip install [^\n`]*ripe", page.read_text())
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "index.md"], ids=lambda page: page.name)
+def test_the_figures_of_the_first_screen_are_those_of_the_model_card(page: Path) -> None:
+    card = (DOCS / "model-card.md").read_text().splitlines()
+    _, _, *rows = re.search(r"^\| \| homography.*?\n\n", page.read_text(), re.M | re.S)[0].strip().splitlines()
+    assert len(rows) == 6
+    for row in rows:
+        name = re.search(r"compact|SIFT|ORB|ALIKED-n16|DISK|XFeat", row)[0]
+        measured = " ".join(line for line in card if line.startswith("| ") and name in line)
+        figures = re.findall(r"\d+\.\d", row)
+        assert figures
+        assert set(figures) <= set(re.findall(r"\d+\.\d", measured)), name
+
+
+def test_nothing_that_the_readme_shows_is_copied_with_a_prompt() -> None:
+    assert not re.search(r"^\$ ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 
 
 def test_pictures_are_small() -> None:
