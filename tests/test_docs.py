@@ -1,7 +1,7 @@
 """README and documentation do what they say.
 
-`python` blocks run, and of `bash` blocks the lines that start with `ripe`. `console` blocks (lines that start with `$`;
-in README `sh`, without) are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
+`python` blocks run, and of `bash` blocks the lines that start with `ripe`. `console` blocks, whose lines start with
+`$`, and `sh` blocks are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
 """
 
 import importlib.util
