@@ -189,9 +189,10 @@ def _match_by_kornia(features0: Features, features1: Features, how: MatchFilter)
     return _one_to_one(indices, scores)
 
 
-def upright_frames(keypoints: Tensor, scale: float) -> Tensor:
-    """kornia's local affine frames N×2×3 of N×2 keypoints: upright, `scale` pixels."""
-    axes = scale * torch.eye(2, dtype=keypoints.dtype, device=keypoints.device).expand(len(keypoints), 2, 2)
+def upright_frames(keypoints: Tensor, scale: float | Tensor) -> Tensor:
+    """kornia's local affine frames N×2×3 of N×2 keypoints: upright, `scale` (one number or N) pixels."""
+    sizes = torch.as_tensor(scale, dtype=keypoints.dtype, device=keypoints.device).expand(len(keypoints))
+    axes = torch.diag_embed(sizes[:, None].expand(-1, 2))
     return torch.cat([axes, keypoints[:, :, None]], dim=2)
 
 

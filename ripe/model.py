@@ -313,7 +313,7 @@ def _check_max_keypoints(count: int | None, name: str) -> None:
 
 
 def _sizes(size: Size, scales: Sequence[float]) -> list[Size]:
-    """(H, W) of an image of `size` at each scale, where both sides have the pixels that a network needs, if anywhere."""
+    """(H, W) of an image of `size` at each scale where both sides have the pixels that a network needs."""
     found = [fit_long_side(size, round(max(size) * scale)) for scale in scales]
     return [scaled for scaled in dict.fromkeys(found) if min(scaled) >= MIN_SIDE] or [size]
 

@@ -22,6 +22,20 @@ LONG_SIDE = 1600
 INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "none": None}
 
 
+def inlier_threshold(kind: Any, sizes: Sequence[tuple[int, int]], seen_side: int | None) -> float | None:
+    """The default in pixels of the photos; it grows as the photo that was shrunk more was shrunk. None for "none".
+
+    Args:
+        kind: a key of `INLIER_THRESHOLDS`.
+        sizes: (width, height) of both photos.
+        seen_side: longer side to which longer photos were shrunk; None if they were not.
+    """
+    usual = INLIER_THRESHOLDS[kind]
+    if usual is None or seen_side is None:
+        return usual
+    return usual * max([1.0, *(max(size) / seen_side for size in sizes)])
+
+
 class Stopwatch:
     """Times of named stages in milliseconds."""
 
