@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ripe import checks
-from ripe.attempts import Rotations, match_photos
+from ripe.attempts import match_photos
 from ripe.features import TwoViewGeometry
 from ripe.geometry.verdict import WORDS, UnrelatedPhotosError, Verdict
 from ripe.geometry.warping import LARGEST_SIDE, picture_of, warp
 from ripe.images import MAX_MEGAPIXELS, ImageLike, as_planes
-from ripe.two_views import LONG_SIDE
+from ripe.two_views import LONG_SIDE, Rotations
 
 if TYPE_CHECKING:
     from ripe.model import RIPE

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -22,13 +22,11 @@ from ripe.images import MAX_MEGAPIXELS, ImageLike, as_planes
 from ripe.inference import MaskLike
 from ripe.matching import filtered_match
 from ripe.resizing import ONE_SCALE, SEVERAL_SCALES
-from ripe.two_views import LONG_SIDE, Stopwatch, fit, inlier_threshold
+from ripe.two_views import LONG_SIDE, ROTATIONS, Rotations, Stopwatch, fit, inlier_threshold
 
 if TYPE_CHECKING:
     from ripe.model import RIPE
 
-Rotations = Literal["auto", "all", "none"]
-ROTATIONS: tuple[Rotations, ...] = get_args(Rotations)
 KEPT_TURNS = 12  # of four photos; lists go through the partners of one first photo after the other
 DescribeTurned = Callable[[Path, Features, int], Features]
 

@@ -76,22 +76,6 @@ def detect(
     return keypoints, scores
 
 
-def unrivalled(keypoints: Tensor, scores: Tensor, size: tuple[int, int], radius: int) -> Tensor:
-    """Which keypoints have no stronger one near, N bool.
-
-    Args:
-        keypoints: N×2 (x, y) in pixels of a map of `size`, found in that map and in others.
-        scores: N, comparable with one another.
-        size: (H, W).
-        radius: near are keypoints whose pixels differ by at most this in row and column.
-    """
-    last = keypoints.new_tensor([size[1] - 1, size[0] - 1])
-    columns, rows = keypoints.round().clamp(min=torch.zeros_like(last), max=last).long().T
-    strongest = scores.new_full((size[0] * size[1],), -torch.inf)
-    strongest.scatter_reduce_(0, rows * size[1] + columns, scores, "amax")
-    return local_maximum(strongest.view(size), radius)[rows, columns] <= scores
-
-
 class Peaks(NamedTuple):
     """The quadratics through the 3×3 scores around N maxima.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ripe import checks
-from ripe.detection import DetectionSettings, detect, unrivalled
+from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
 from ripe.images import (
     MAX_MEGAPIXELS,
@@ -107,8 +107,8 @@ class RIPE(nn.Module):
             enlarge: whether images that are smaller than `resize` are brought to it, too.
             scales: factors of the image's size (after `resize`) at which the network sees it, such as (1, 0.5, 0.25):
                 for photos of which one is a detail of the other, for a third more time. Keypoints of all scales compete
-                for `max_keypoints`; of those that coincide, the strongest stays. Scales at which a side would have
-                fewer than 16 pixels are left out; the image is seen as it is if none remains.
+                for `max_keypoints` by their scores. Scales at which a side would have fewer than 16 pixels are left
+                out; the image is seen as it is if none remains.
             masks: one mask per image, or None: a path, a Pillow image, an array or a tensor, H×W as the image that is
                 turned upright; no keypoint lies on a pixel where the mask is zero.
             max_megapixels: files of more million pixels are refused.
@@ -248,15 +248,13 @@ class RIPE(nn.Module):
 
     def _choose(self, image: Prepared, seen: Sequence[tuple[Size, DenseMaps]], asked: _Asked) -> Features:
         """The best keypoints of one image among those of its maps, which belong to images of these sizes."""
-        found = [_detect(image, size, maps, asked, alone=len(seen) == 1) for size, maps in seen]
+        found = [_detect(image, size, maps, asked) for size, maps in seen]
         positions, keypoints, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
         counts = torch.tensor([len(part[2]) for part in found], device=scores.device)
         level = torch.arange(len(found), device=scores.device).repeat_interleave(counts)
-        order = scores.argsort(descending=True, stable=True)
-        if len(seen) > 1:
-            finest = rescale_keypoints(keypoints, image.original_size, seen[0][0])
-            order = order[unrivalled(finest, scores, seen[0][0], asked.detection.nms_radius)[order]]
-        order = order[: asked.max_keypoints]
+        # Scores are comparable as they are, and what coincides at two scales is no double: its descriptors are those of
+        # two patches, of which another photo may show the larger or the smaller one (docs/benchmarks.md).
+        order = scores.argsort(descending=True, stable=True)[: asked.max_keypoints]
         positions, level = positions[order], level[order]
         descriptors = positions.new_zeros((len(order), self.descriptor_dim))
         for number, (_, maps) in enumerate(seen):
@@ -322,12 +320,10 @@ def _resized(image: Tensor, size: Size) -> Tensor:
     return image if image.shape[1:] == size else resize_image(image, size)
 
 
-def _detect(
-    image: Prepared, size: Size, maps: DenseMaps, asked: _Asked, *, alone: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _detect(image: Prepared, size: Size, maps: DenseMaps, asked: _Asked) -> tuple[Tensor, Tensor, Tensor]:
     """An image's keypoints in the maps of its pixels at `size`, best first: in these pixels, in its own; and scores."""
-    # A mask is asked where the keypoints end up, and other scales compete, so the best ones are chosen after both.
-    limit = asked.max_keypoints if alone and image.mask is None else None
+    # A mask is asked where the keypoints end up, so the best ones are chosen after it.
+    limit = asked.max_keypoints if image.mask is None else None
     positions, scores = detect(maps.logits[0, 0], asked.detection, limit)
     keypoints = rescale_keypoints(positions, size, image.original_size)
     if image.mask is None:

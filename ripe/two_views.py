@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 LONG_SIDE = 1600
 """Detector and descriptor are made for photos of about one megapixel: beyond, little is found and nothing matches."""
+Rotations = Literal["auto", "all", "none"]
+"""Whether one of two photos is also tried in quarter turns: where the verdict is chance otherwise, always, never."""
+ROTATIONS: tuple[Rotations, ...] = get_args(Rotations)
 INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "none": None}
 
 
@@ -87,6 +90,7 @@ def document(
         found[f"image_size{number}"] = side.image_size
         found[f"keypoints{number}"] = side.keypoints.tolist()
         found[f"scores{number}"] = side.scores.tolist()
+        found[f"scales{number}"] = side.scales.tolist()
     found["matches"] = matches.indices.tolist()
     found["matching_scores"] = matches.scores.tolist()
     found["verdict"] = None if verdict is None else asdict(verdict)

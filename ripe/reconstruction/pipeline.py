@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ripe.attempts import DescribeTurned, Rotations, TurnedFeatures, attempt_match, best_of, try_turns
+from ripe.attempts import DescribeTurned, TurnedFeatures, attempt_match, best_of, try_turns
 from ripe.extract_many import Extract, extract_many
 from ripe.features import Features, Matches
 from ripe.files import locked
@@ -24,7 +24,7 @@ from ripe.integrations import colmap
 from ripe.match_many import MatchPair, match_many
 from ripe.matching import check_installed
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
-from ripe.two_views import inlier_threshold
+from ripe.two_views import Rotations, inlier_threshold
 
 if TYPE_CHECKING:
     import pycolmap
