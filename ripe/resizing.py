@@ -10,7 +10,7 @@ SEVERAL_SCALES: tuple[float, ...] = (1.0, 0.5, 0.25)
 LARGEST_SCALE = 4.0
 
 
-def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+def check_scales(scales: Sequence[float | str]) -> tuple[float, ...]:
     """The scales at which a network sees an image, factors of its size, each once, the largest first.
 
     Raises:

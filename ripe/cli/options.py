@@ -151,7 +151,7 @@ def _scales(text: str) -> tuple[float, ...] | None:
     if text == "auto":
         return None
     try:
-        return check_scales([float(part) for part in text.split(",")])
+        return check_scales(text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
