@@ -56,8 +56,13 @@ class Features:
 
     def _of(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same with all tensors changed."""
-        names = ("keypoints", "scores", "descriptors", "scales")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
+        return replace(
+            self,
+            keypoints=change(self.keypoints),
+            scores=change(self.scores),
+            descriptors=change(self.descriptors),
+            scales=change(self.scales),
+        )
 
     def numpy(self) -> dict[str, np.ndarray]:
         """All fields by name as arrays in the main memory; they share it with tensors that are there already.

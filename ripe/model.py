@@ -106,7 +106,7 @@ class RIPE(nn.Module):
                 reconstruction shrink to 1600 unless told otherwise.
             enlarge: whether images that are smaller than `resize` are brought to it, too.
             scales: factors of the image's size (after `resize`) at which the network sees it, such as (1, 0.5, 0.25):
-                for photos of which one is a detail of the other, for a third more time. Keypoints of all scales compete
+                for photos of which one is a detail of the other, for some 1.4 times the time. Keypoints of all scales compete
                 for `max_keypoints` by their scores. Scales at which a side would have fewer than 16 pixels are left
                 out; the image is seen as it is if none remains.
             masks: one mask per image, or None: a path, a Pillow image, an array or a tensor, H×W as the image that is

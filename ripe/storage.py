@@ -39,7 +39,7 @@ OPTIONS = {
     "max_side": "--resize",
     "scales": "--scales",
     "resizing": "--resize",
-    "matcher": "matches by --method, --ratio, --min-similarity, --geometry:",
+    "matcher": "matches by --method, --ratio, --min-similarity, --rotations, --geometry:",
 }
 """What the command line calls the settings of a file."""
 NO_MATCH = -1

@@ -104,7 +104,7 @@ def add_scales_option(group: argparse._ActionsContainer, *, automatic: bool = Fa
     where = "auto: 1, and 1,0.5,0.25 where that is no better than chance" if automatic else "1, the photo alone"
     group.add_argument(
         "--scales",
-        type=_scales,
+        type=_scales_or_auto if automatic else _scales,
         default=None if automatic else ONE_SCALE,
         metavar="auto|S,S" if automatic else "S,S",
         help=f"factors of its size at which a photo is seen, such as 1,0.5,0.25 ({where})",
@@ -146,10 +146,13 @@ def _whole_number(text: str, least: int) -> int:
     return value
 
 
-def _scales(text: str) -> tuple[float, ...] | None:
-    """An argument that is numbers with commas between them, or auto."""
-    if text == "auto":
-        return None
+def _scales_or_auto(text: str) -> tuple[float, ...] | None:
+    """An argument that is scales, or auto."""
+    return None if text == "auto" else _scales(text)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    """An argument that is scales with commas between them."""
     try:
         return check_scales(text.split(","))
     except ValueError as error:
