@@ -106,9 +106,9 @@ class RIPE(nn.Module):
                 reconstruction shrink to 1600 unless told otherwise.
             enlarge: whether images that are smaller than `resize` are brought to it, too.
             scales: factors of the image's size (after `resize`) at which the network sees it, such as (1, 0.5, 0.25):
-                for photos of which one is a detail of the other, for some 1.4 times the time. Keypoints of all scales compete
-                for `max_keypoints` by their scores. Scales at which a side would have fewer than 16 pixels are left
-                out; the image is seen as it is if none remains.
+                for photos of which one is a detail of the other, in some 1.4 times the time. Keypoints of all scales
+                compete for `max_keypoints` by their scores. Scales at which a side would have fewer than 16 pixels are
+                left out; the image is seen as it is if none remains.
             masks: one mask per image, or None: a path, a Pillow image, an array or a tensor, H×W as the image that is
                 turned upright; no keypoint lies on a pixel where the mask is zero.
             max_megapixels: files of more million pixels are refused.
@@ -206,7 +206,7 @@ class RIPE(nn.Module):
         photo = next(prepare(unmasked, long_side=side, enlarge=True, max_megapixels=max_megapixels, failed=None))
         if photo.original_size != features.image_size[::-1]:
             raise ValueError(
-                f"these are features of a {'×'.join(map(str, features.image_size))} image; this is another"
+                f"these are features of another image, of {'×'.join(map(str, features.image_size))} pixels"
             )
         model = self._folded.of(self)
         pixels = stacked([photo], self.device)[0]

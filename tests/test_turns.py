@@ -247,5 +247,21 @@ def test_a_folder_of_turned_photos_is_reconstructed(tmp_path: Path) -> None:
     assert main(words) == 0
     model = pycolmap.Reconstruction(tmp_path / "compact" / "sparse")
     assert model.num_reg_images() == 6
-    with h5py.File(tmp_path / "compact" / "matches.h5") as file:
-        assert file["view0.png/view4.png"].attrs["quarter_turns"] == 2
+
+
+def test_reconstruction_turns_what_is_chance_otherwise(photos: list[Path], upside_down: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pycolmap")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(upside_down.read_bytes())
+    (folder / "b.jpg").write_bytes(photos[0].read_bytes())
+    verified = {}
+    for rotations in ("none", "auto"):
+        output = tmp_path / rotations
+        main(["reconstruct", str(folder), "-o", str(output), "--device", "cpu", "--rotations", rotations])
+        [summary] = json.loads((output / "summary.json").read_text())
+        verified[rotations] = summary["verified_pairs"]
+    assert verified == {"none": 0, "auto": 1}
+    with h5py.File(tmp_path / "auto" / "compact" / "matches.h5") as file:
+        notes = dict(file["a.png/b.jpg"].attrs)
+    assert (notes["quarter_turns"], notes["tries"]) == (2, 4)

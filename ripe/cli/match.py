@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ripe.filters import MatchFilter
     from ripe.match_many import MatchPair
     from ripe.storage import FeatureReader, Pair
+    from ripe.two_views import Rotations
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
@@ -191,10 +192,13 @@ def _verifying(
             intrinsics=_cameras(arguments, sizes),
             how=how,
         )
-        rotations = "none" if turned is None else arguments.rotations
-        best = best_of(
-            try_turns(attempt, features0, features1, lambda turns: turned(pair[0], turns).to(device), rotations)
-        )
+
+        def turned_first(turns: int) -> Features:
+            assert turned is not None
+            return turned(pair[0], turns).to(device)
+
+        rotations: Rotations = "none" if turned is None else arguments.rotations
+        best = best_of(try_turns(attempt, features0, features1, turned_first, rotations))
         assert best.geometry is not None
         assert best.verdict is not None
         kept = best.geometry.inliers.to(device) & (not best.by_chance)
