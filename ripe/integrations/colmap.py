@@ -128,7 +128,9 @@ def verify(database: Path, tries: Callable[[str, str], int] = lambda name0, name
         found = map(pycolmap.pair_id_to_image_pair, identities)
         names = {image.image_id: image.name for image in opened.read_all_images()}
         by_chance = [
-            pair for pair in found if _is_chance(opened, keypoints, *pair, tries(*(names[image] for image in pair)))
+            (image0, image1)
+            for image0, image1 in found
+            if _is_chance(opened, keypoints, image0, image1, tries(names[image0], names[image1]))
         ]
         for pair in by_chance:
             opened.delete_two_view_geometry(*pair)
