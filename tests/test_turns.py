@@ -223,9 +223,10 @@ def test_lists_are_turned_if_their_photos_are_at_hand(
     assert np.median(np.abs(499 - heights0 - heights1)) < 1
     with h5py.File(found) as file:
         assert file["a.png/b.jpg"].attrs["quarter_turns"] == 2
-    with pytest.raises(SystemExit):
-        main([*words, "--geometry", "fundamental", "--rotations", "all"])
-    assert "--photos" in capsys.readouterr().err
+    for wrong in (["--geometry", "fundamental", "--rotations", "all"], ["--photos", str(folder)]):
+        with pytest.raises(SystemExit):
+            main([*words, *wrong])
+        assert "--photos" in capsys.readouterr().err
 
 
 def test_a_photo_that_is_gone_is_told_of(model: ripe.RIPE, tmp_path: Path) -> None:

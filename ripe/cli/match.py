@@ -91,12 +91,14 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
-    many = arguments.pairs is not None or arguments.features is not None
+    many = any(given is not None for given in (arguments.pairs, arguments.features, arguments.photos))
     arguments.geometry = arguments.geometry or ("none" if many else "fundamental")
     if arguments.intrinsics is not None and (arguments.geometry != "essential" or len(arguments.intrinsics) > 2):
         arguments.refuse("--intrinsics goes with --geometry essential: one camera for both photos, or one for each")
     if arguments.view == "warp" and arguments.geometry != "homography":
         arguments.refuse("--view warp goes with --geometry homography")
+    if arguments.photos is not None and arguments.geometry == "none":
+        arguments.refuse("--photos, which are turned where the verdict is chance, goes with a --geometry")
     if arguments.rotations == "all" and (arguments.geometry == "none" or (many and arguments.photos is None)):
         arguments.refuse("--rotations all goes with a --geometry, and with --photos if pairs of a list are matched")
     if many:
