@@ -239,7 +239,7 @@ class RIPE(nn.Module):
             images = stacked(batch, self.device)
             seen = []
             for size in _sizes(batch[0].size, asked.scales):
-                scaled = torch.stack([_resized(image, size) for image in images])
+                scaled = images if size == batch[0].size else torch.stack([_resized(image, size) for image in images])
                 seen.append((size, model.net.infer(scaled)))
             return {
                 image.index: model._choose(image, [(size, maps.image(position)) for size, maps in seen], asked)

@@ -225,7 +225,11 @@ def _in_turns(
     def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
         limit = inlier_threshold("fundamental", (features0.image_size, features1.image_size), seen_side)
         attempt = partial(attempt_match, geometry="fundamental", max_error=limit, how=how)
-        tried = try_turns(attempt, features0, features1, lambda turns: turned(pair[0], turns).to(device), rotations)
+
+        def turned_first(turns: int) -> Features:
+            return turned(pair[0], turns).to(device)
+
+        tried = try_turns(attempt, features0, features1, turned_first, rotations, likeliest=rotations == "auto")
         best = best_of(tried)
         kept = tried[0] if best.by_chance else best
         return kept.matches, {"quarter_turns": kept.quarter_turns, "tries": len(tried)}
