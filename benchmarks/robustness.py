@@ -1,6 +1,7 @@
 """How far a photo may be turned, enlarged, tilted, relit, blurred … before matching fails: a Markdown table and curves.
 
     python benchmarks/robustness.py photos/ --model compact --baseline sift orb --plot curves.png --pictures failures/
+    python benchmarks/robustness.py photos/ --scales 1 1,0.5,0.25 --kind zoom
 
 Every photo of the folder is shown twice: as it is (its middle, 448×448 pixels), and changed in one way. The truth is
 known, so no annotation is needed. A cell of the table says in how many percent of the photos a homography fitted to the
@@ -12,6 +13,7 @@ pair with fewest right matches of the first extractor.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -52,7 +54,7 @@ class Change:
 # How each kind is said, and its strengths.
 KINDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "rotation": ("turned by {:g}°", (15, 30, 45, 60, 90, 135, 180)),
-    "zoom": ("enlarged ×{:g}", (1.5, 2.0, 2.5, 3.0, 4.0)),
+    "zoom": ("enlarged ×{:g}", (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)),
     "tilt": ("corners moved by up to {:.0%}", (0.15, 0.3, 0.4)),
     "dark": ("darkened, gamma {:g}, with noise", (2.0, 4.0, 6.0)),
     "light": ("light, weather and camera changed, strength {:g}", (0.5, 1.0, 1.5)),
@@ -118,12 +120,14 @@ def repaint(view: np.ndarray, change: Change, rng: np.random.Generator) -> np.nd
     return np.clip(changed, 0, 255).astype(np.uint8)
 
 
-def try_photo(describe: Describer, photo: np.ndarray, seed: int) -> dict[Change, Outcome]:
+def try_photo(
+    describe: Describer, photo: np.ndarray, seed: int, changes: Sequence[Change] = CHANGES
+) -> dict[Change, Outcome]:
     """Match a photo with its changed selves."""
     view, first = first_view(photo)
     features0 = describe(as_rgb(view)).to("cpu")
     outcomes = {}
-    for change in CHANGES:
+    for change in changes:
         changed, relative = second_view(photo, first, change, np.random.default_rng(seed))
         features1 = describe(as_rgb(changed)).to("cpu")
         outcomes[change] = _outcome((view, changed), features0, features1, torch.from_numpy(relative))
@@ -154,9 +158,13 @@ def read_photos(folder: Path, count: int) -> list[np.ndarray]:
     return [(as_rgb(paths[i]) * 255).round().byte().permute(1, 2, 0).numpy() for i in chosen]
 
 
-def extractors(models: Sequence[str], baselines: Sequence[str]) -> dict[str, Describer]:
-    """The extractors by name."""
-    ours = {Path(name).stem: describer(load(name), max_keypoints=KEYPOINTS) for name in models}
+def extractors(models: Sequence[str], scales: Sequence[str], baselines: Sequence[str]) -> dict[str, Describer]:
+    """The extractors by name; models at each of the scales."""
+    ours = {}
+    for name, at in product(models, scales):
+        factors = [float(factor) for factor in at.split(",")]
+        shown = Path(name).stem if len(scales) == 1 else f"{Path(name).stem} at {at}"
+        ours[shown] = describer(load(name), max_keypoints=KEYPOINTS, scales=factors)
     return ours | {name: baseline(name, KEYPOINTS) for name in baselines}
 
 
@@ -167,7 +175,7 @@ Means = dict[str, dict[Change, tuple[float, float]]]
 def print_table(means: Means) -> None:
     """One row a change, one column an extractor."""
     rows = []
-    for change in CHANGES:
+    for change in next(iter(means.values())):
         cells = (f"{success:.0%} ({share:.0%})" for success, share in (each[change] for each in means.values()))
         rows.append([str(change), *cells])
     print(markdown_table(["second view", *means], rows))
@@ -179,7 +187,11 @@ def plot(means: Means, path: Path) -> None:
 
     figure = Figure(figsize=(14, 6.5), layout="constrained")
     panels = figure.subplots(2, 4, sharey=True)
+    tried = {change.kind for change in next(iter(means.values()))}
     for axes, (kind, (says, strengths)) in zip(panels.flat, KINDS.items(), strict=True):
+        if kind not in tried:
+            axes.set_visible(False)
+            continue
         for number, (name, found) in enumerate(means.items()):
             for part, style in ((0, "-o"), (1, "--")):
                 values = [100 * found[Change(kind, strength)][part] for strength in strengths]
@@ -189,7 +201,7 @@ def plot(means: Means, path: Path) -> None:
         axes.set_title(says.split("{")[0].strip(" ,×") if kind != "dark" else "darkened, with noise, gamma")
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
-    panels[0, 0].legend(loc="lower left")
+    next(axes for axes in panels.flat if axes.get_visible()).legend(loc="lower left")
     for row in panels:
         row[0].set_ylabel("right homographies (dashed: matches), %")
     figure.savefig(path, dpi=110)
@@ -198,7 +210,7 @@ def plot(means: Means, path: Path) -> None:
 def save_worst(outcomes: Sequence[dict[Change, Outcome]], folder: Path) -> None:
     """For each change the pair with fewest right matches, wrong ones red."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, change in enumerate(CHANGES):
+    for number, change in enumerate(outcomes[0]):
         worst = min((each[change] for each in outcomes), key=lambda outcome: outcome.share)
         picture = draw_matches(worst.views, worst.points, wrong=~worst.right)
         save_picture(picture, folder / f"{number:02d}-{change.kind}.jpg")
@@ -209,15 +221,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--model", nargs="*", default=["compact"])
+    parser.add_argument("--scales", nargs="+", default=["1"], metavar="S,S", help="of the models, one column each")
+    parser.add_argument("--kind", nargs="+", default=list(KINDS), choices=KINDS, help="of change (all)")
     parser.add_argument("--baseline", nargs="*", default=["sift", "orb"])
     parser.add_argument("--count", type=int, default=40, help="photos (%(default)s)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="picture of the curves")
     parser.add_argument("--pictures", type=Path, help="folder for the worst pairs")
     arguments = parser.parse_args()
     photos = read_photos(arguments.photos, arguments.count)
+    changes = [change for change in CHANGES if change.kind in arguments.kind]
     means: Means = {}
-    for name, describe in extractors(arguments.model, arguments.baseline).items():
-        outcomes = [try_photo(describe, photo, seed) for seed, photo in enumerate(photos)]
+    for name, describe in extractors(arguments.model, arguments.scales, arguments.baseline).items():
+        outcomes = [try_photo(describe, photo, seed, changes) for seed, photo in enumerate(photos)]
         if not means and arguments.pictures is not None:
             save_worst(outcomes, arguments.pictures)
         means[name] = {
@@ -225,9 +240,9 @@ def main() -> None:
                 float(np.mean([each[change].success for each in outcomes])),
                 float(np.mean([each[change].share for each in outcomes])),
             )
-            for change in CHANGES
+            for change in changes
         }
-    pairs = len(photos) * len(CHANGES)
+    pairs = len(photos) * len(changes)
     print(f"{len(photos)} photos, {pairs} pairs, at most {KEYPOINTS} keypoints; right homographies (right matches):\n")
     print_table(means)
     if arguments.plot is not None:

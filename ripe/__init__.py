@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ripe.alignment import Alignment as Alignment
     from ripe.alignment import align as align
+    from ripe.attempts import MatchedPhotos as MatchedPhotos
+    from ripe.attempts import match_photos as match_photos
     from ripe.feature_arrays import load_features as load_features
     from ripe.features import Features as Features
     from ripe.features import Matches as Matches
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Alignment": "ripe.alignment",
     "Features": "ripe.features",
+    "MatchedPhotos": "ripe.attempts",
     "Matches": "ripe.features",
     "Panorama": "ripe.stitching",
     "RIPE": "ripe.model",
@@ -48,6 +51,7 @@ _HOMES = {
     "load": "ripe.pretrained",
     "load_features": "ripe.feature_arrays",
     "match": "ripe.matching",
+    "match_photos": "ripe.attempts",
     "save_weights": "ripe.pretrained",
     "stitch": "ripe.stitching",
     "vgg_hyper": "ripe.pretrained",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ripe import checks
+from ripe.attempts import match_photos
 from ripe.features import TwoViewGeometry
-from ripe.geometry.robust import estimate_geometry
-from ripe.geometry.verdict import WORDS, UnrelatedPhotosError, Verdict, judge
+from ripe.geometry.verdict import WORDS, UnrelatedPhotosError, Verdict
 from ripe.geometry.warping import LARGEST_SIDE, picture_of, warp
 from ripe.images import MAX_MEGAPIXELS, ImageLike, as_planes
-from ripe.matching import match
-from ripe.two_views import LONG_SIDE
+from ripe.two_views import LONG_SIDE, Rotations
 
 if TYPE_CHECKING:
     from ripe.model import RIPE
@@ -45,6 +45,8 @@ def align(
     max_keypoints: int = 2048,
     long_side: int = LONG_SIDE,
     max_error: float = 2.0,
+    rotations: Rotations = "auto",
+    scales: Sequence[float] | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Alignment:
     """Warp a photo into the frame of another by the homography that their matches agree with.
@@ -59,6 +61,8 @@ def align(
         max_keypoints: of each photo.
         long_side: larger photos are shrunk to it for the network.
         max_error: inlier threshold in pixels of `image1` as the network sees it (`long_side`).
+        rotations: whether quarter turns are tried; see `ripe.match_photos`.
+        scales: at which the photos are seen; see `ripe.match_photos`.
         max_megapixels: larger files are refused.
 
     Raises:
@@ -72,20 +76,22 @@ def align(
     for number, photo in enumerate(planes):
         if max(photo.shape[1:]) > LARGEST_SIDE:
             raise ValueError(f"image{number} has a side of {max(photo.shape[1:])} pixels; {LARGEST_SIDE} can be warped")
-    if model is None:
-        from ripe.pretrained import load
-
-        model = load()
-    shrunk = [min(1.0, long_side / max(photo.shape[1:])) for photo in planes]
-    features = [
-        model.extract(photo, max_keypoints=max_keypoints, resize=long_side, enlarge=False)[0].to("cpu")
-        for photo in planes
-    ]
-    points = match(*features).points(*features)
-    geometry = estimate_geometry("homography", *points, max_error=max_error / shrunk[1])
-    verdict = judge(geometry, *points)
-    if geometry.model is None or verdict.name == "chance":
-        agree = f"{geometry.num_inliers} of {len(points[0])} matches agree"
+    shrunk = min(1.0, long_side / max(planes[1].shape[1:]))
+    found = match_photos(
+        *planes,
+        model=model,
+        geometry="homography",
+        max_error=max_error / shrunk,
+        rotations=rotations,
+        scales=scales,
+        max_keypoints=max_keypoints,
+        resize=long_side,
+    )
+    geometry, verdict = found.geometry, found.verdict
+    assert geometry is not None
+    assert verdict is not None
+    if geometry.model is None or found.by_chance:
+        agree = f"{geometry.num_inliers} of {len(found.matches)} matches agree"
         raise UnrelatedPhotosError(f"the photos do not align: {agree}, which is {WORDS['chance']}")
     warped, valid = warp(picture_of(planes[1]), geometry.model, (planes[0].shape[2], planes[0].shape[1]))
     return Alignment(warped, valid, geometry, verdict)

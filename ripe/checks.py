@@ -87,7 +87,7 @@ def whole_number(value: int, name: str, least: int, most: int | None = None) -> 
 
 
 def features(values: Features, name: str) -> Features:
-    """The features of one image: N keypoints, N scores and N descriptors, all finite."""
+    """The features of one image: N keypoints, N scores, N descriptors and N scales, all finite."""
     if not isinstance(values, Features):
         raise ValueError(
             f"{name} is a {type(values).__name__}; it must be the `Features` of one image, an element of what "
@@ -97,7 +97,9 @@ def features(values: Features, name: str) -> Features:
     if keypoints.shape != (len(descriptors), 2) or scores.shape != (len(descriptors),) or descriptors.ndim != 2:
         shapes = ", ".join(_shape(part) for part in (keypoints, scores, descriptors))
         raise ValueError(f"{name} has keypoints, scores and descriptors of shapes {shapes}; they must be N×2, N, N×D")
-    for part, meaning in ((keypoints, "keypoints"), (descriptors, "descriptors")):
+    if values.scales.shape != scores.shape:
+        raise ValueError(f"{name} has scales of shape {_shape(values.scales)} for {len(scores)} keypoints")
+    for part, meaning in ((keypoints, "keypoints"), (descriptors, "descriptors"), (values.scales, "scales")):
         if not torch.isfinite(part).all():
             raise ValueError(f"{name} has {meaning} that are NaN or infinite")
     return values

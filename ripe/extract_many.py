@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.images import MAX_MEGAPIXELS
 from ripe.inference import Failed
+from ripe.resizing import ONE_SCALE
 
 if TYPE_CHECKING:
     from ripe.features import Features
@@ -55,6 +56,7 @@ def model_extract(
     max_keypoints: int,
     threshold: float | None,
     max_side: int | None,
+    scales: Sequence[float] = ONE_SCALE,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Extract:
     """`RIPE.extract_stream` for `extract_many`; longer sides than `max_side` pixels are shrunk, none is enlarged."""
@@ -66,6 +68,7 @@ def model_extract(
             threshold=threshold,
             resize=max_side,
             enlarge=False,
+            scales=scales,
             masks=masks,
             max_megapixels=max_megapixels,
             failed=failed,

@@ -13,7 +13,7 @@ from ripe.features import Features
 from ripe.images import MAX_MEGAPIXELS, rescale_keypoints, resize, unit_range
 from ripe.inference import READ_AHEAD, Failed, inside, prepare
 from ripe.model import RIPE
-from ripe.resizing import Resizing
+from ripe.resizing import ONE_SCALE, Resizing
 
 Describer = Callable[[Tensor], Features]
 """Gives the features of a 3×H×W RGB image in 0..1 as it is; keypoints are in its pixels."""
@@ -25,11 +25,14 @@ class MaskedDescriber(Protocol):
     def __call__(self, image: Tensor, mask: Tensor | None = None) -> Features: ...
 
 
-def describer(model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> MaskedDescriber:
+def describer(
+    model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None, scales: Sequence[float] = ONE_SCALE
+) -> MaskedDescriber:
     """A RIPE model as a describer, with the model's own threshold if None is given."""
 
     def describe(image: Tensor, mask: Tensor | None = None) -> Features:
-        return model.extract(image, max_keypoints=max_keypoints, threshold=threshold, masks=[mask])[0]
+        found = model.extract(image, max_keypoints=max_keypoints, threshold=threshold, scales=scales, masks=[mask])
+        return found[0]
 
     return describe
 
@@ -97,10 +100,11 @@ def resized(image: Tensor, resizing: Resizing) -> Tensor:
 
 
 def to_original(features: Features, original: Tensor) -> Features:
-    """Features of a resized image, with keypoints and size of the original C×H×W one."""
+    """Features of a resized image, with keypoints, scales and size of the original C×H×W one."""
     height, width = original.shape[1:]
     keypoints = rescale_keypoints(features.keypoints, features.image_size[::-1], (height, width))
-    return Features(keypoints, features.scores, features.descriptors, (width, height))
+    scales = features.scales * (max(height, width) / max(features.image_size))
+    return Features(keypoints, features.scores, features.descriptors, (width, height), scales)
 
 
 def _resize_blurred(image: Tensor, size: tuple[int, int]) -> Tensor:

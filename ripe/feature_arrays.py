@@ -24,7 +24,7 @@ def load_features(path: str | Path) -> Features:
     names = [field.name for field in fields(Features)]
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in names}
+            arrays = {name: stored[name] for name in names if name != "scales" or name in stored}  # as older files
         width, height = arrays.pop("image_size").tolist()
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:

@@ -7,6 +7,7 @@ Each shows itself in one line. All three are the caller's own: their tensors may
 is equal to itself alone; to compare contents, compare the tensors.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,29 +28,40 @@ class Features:
         scores: N float32, falling; the network's logits, the unit in which `threshold` is given.
         descriptors: N×D, each of length 1.
         image_size: (width, height) of the original image in pixels.
+        scales: N float32, the size of a keypoint: how many pixels of the original image, along its longer side, one
+            pixel of that image spans in which the network saw the keypoint; 1 where it saw the original. All 1 if not
+            given.
     """
 
     keypoints: Tensor
     scores: Tensor
     descriptors: Tensor
     image_size: tuple[int, int]
+    scales: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.scales is None:
+            self.scales = torch.ones(self.keypoints.shape[:1], device=self.keypoints.device)
 
     def __len__(self) -> int:
         return len(self.keypoints)
 
     def __getitem__(self, index: Any) -> Self:
         """The features that `index` (a slice, a mask or indices) selects."""
-        return replace(
-            self, keypoints=self.keypoints[index], scores=self.scores[index], descriptors=self.descriptors[index]
-        )
+        return self._of(lambda tensor: tensor[index])
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """The same features with all tensors moved by `Tensor.to`."""
+        return self._of(lambda tensor: tensor.to(*args, **kwargs))
+
+    def _of(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with all tensors changed."""
         return replace(
             self,
-            keypoints=self.keypoints.to(*args, **kwargs),
-            scores=self.scores.to(*args, **kwargs),
-            descriptors=self.descriptors.to(*args, **kwargs),
+            keypoints=change(self.keypoints),
+            scores=change(self.scores),
+            descriptors=change(self.descriptors),
+            scales=change(self.scales),
         )
 
     def numpy(self) -> dict[str, np.ndarray]:

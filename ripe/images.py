@@ -230,3 +230,20 @@ def rescale_keypoints(keypoints: Tensor, from_size: tuple[int, int], to_size: tu
         return keypoints
     scale = keypoints.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]])
     return (keypoints + 0.5) * scale - 0.5
+
+
+def turn_keypoints(keypoints: Tensor, size: tuple[int, int], quarter_turns: int) -> Tensor:
+    """Move N×2 (x, y) keypoints with an image of (H, W) `size` that `torch.rot90(image, quarter_turns, (1, 2))` turns.
+
+    A turn is counter-clockwise as one looks at the image, as `numpy.rot90` has it. Positions stay exact.
+    """
+    x, y = keypoints[:, 0], keypoints[:, 1]
+    height, width = size
+    match quarter_turns % 4:
+        case 1:
+            x, y = y, width - 1 - x
+        case 2:
+            x, y = width - 1 - x, height - 1 - y
+        case 3:
+            x, y = height - 1 - y, x
+    return torch.stack([x, y], dim=-1)

@@ -16,7 +16,7 @@ from ripe.storage import FeatureReader, MatchFile, Pair
 CACHED_IMAGES = 128
 PAIRS_PER_PART = 250
 
-Keep = Callable[[Features, Features, Matches], tuple[Matches, dict[str, Any]]]
+MatchPair = Callable[[Pair, Features, Features], tuple[Matches, dict[str, Any]]]
 Failed = Callable[[Pair, Exception], object]
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def match_many(
     how: MatchFilter = MUTUAL,
     device: torch.device | str = "cpu",
     progress: Callable[[], object] = lambda: None,
-    keep: Keep = lambda features0, features1, matches: (matches, {}),
+    match_pair: MatchPair | None = None,
     failed: Failed | None = None,
 ) -> Counter[str]:
     """Match those pairs that the store does not hold yet.
@@ -45,8 +45,8 @@ def match_many(
         how: the descriptors are matched.
         device: where the descriptors are compared.
         progress: called after each pair.
-        keep: which matches of two images are stored, such as those that agree with one geometry, and what is noted
-            beside them.
+        match_pair: which matches of two images are stored, such as those that agree with one geometry, and what is
+            noted beside them; all that `how` gives if None.
         failed: told of pairs whose features cannot be used, and why; the others go on. If None, the error is raised.
 
     Returns:
@@ -56,6 +56,7 @@ def match_many(
         ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), `how` needs what is
             not installed, or, without `failed`, two images' features cannot be matched (see `ripe.match`).
     """
+    match_pair = match_pair or (lambda pair, features0, features1: (filtered_match(features0, features1, how), {}))
     check_installed(how)  # which would otherwise fail pair by pair
     store.check_distinct(pairs)
     identities = _identities(features, pairs)
@@ -81,7 +82,7 @@ def match_many(
             if pending.pop(frozenset(pair), None) is not None:
                 absent = [name for name in pair if name not in identities]
                 missing.update(absent)
-                if not absent and (found := _attempt(pair, read, how, keep, failed)) is not None:
+                if not absent and (found := _attempt(pair, read, match_pair, failed)) is not None:
                     matched[pair], notes[pair] = found
             if len(matched) == PAIRS_PER_PART:
                 flush()
@@ -92,12 +93,12 @@ def match_many(
 
 
 def _attempt(
-    pair: Pair, read: Callable[[str], Features], how: MatchFilter, keep: Keep, failed: Failed | None
+    pair: Pair, read: Callable[[str], Features], match_pair: MatchPair, failed: Failed | None
 ) -> tuple[tuple[Matches, int, int], dict[str, Any]] | None:
     """The matches of a pair and how many keypoints both images have, and its notes; None if they cannot be had."""
     try:
         features0, features1 = map(read, pair)
-        kept, notes = keep(features0, features1, filtered_match(features0, features1, how))
+        kept, notes = match_pair(pair, features0, features1)
         return (kept, len(features0), len(features1)), notes
     except ValueError as error:
         if failed is None:

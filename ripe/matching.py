@@ -11,6 +11,7 @@ from ripe.filters import MatchFilter, Method
 
 BLOCK = 2**24
 """Similarities that are held at a time: 64 MiB, which 4096 by 4096 keypoints fill."""
+SHARPNESS = 4
 FRAME = 8.0  # kornia's matchers want a scale; ours is the same everywhere, which leaves it without effect
 
 
@@ -47,6 +48,15 @@ def mutual_nearest_neighbours(descriptors0: Tensor, descriptors1: Tensor) -> tup
         return descriptors0.new_zeros((0, 2), dtype=torch.int64), descriptors0.new_zeros(0)
     forward, backward = nearest_neighbours(descriptors0, descriptors1)
     return _mutual(forward, backward)
+
+
+def similarity(descriptors0: Tensor, descriptors1: Tensor) -> float:
+    """How much two images resemble each other by their descriptors, 0 or more; both are of unit length.
+
+    It is a sum over mutual nearest neighbours of a steep function of the cosine, so that a few good matches count most.
+    """
+    _, cosines = mutual_nearest_neighbours(descriptors0, descriptors1)
+    return float(cosines.clamp(min=0).pow(SHARPNESS).sum())
 
 
 def nearest_neighbours(
@@ -189,9 +199,10 @@ def _match_by_kornia(features0: Features, features1: Features, how: MatchFilter)
     return _one_to_one(indices, scores)
 
 
-def upright_frames(keypoints: Tensor, scale: float) -> Tensor:
-    """kornia's local affine frames N×2×3 of N×2 keypoints: upright, `scale` pixels."""
-    axes = scale * torch.eye(2, dtype=keypoints.dtype, device=keypoints.device).expand(len(keypoints), 2, 2)
+def upright_frames(keypoints: Tensor, scale: float | Tensor) -> Tensor:
+    """kornia's local affine frames N×2×3 of N×2 keypoints: upright, `scale` (one number or N) pixels."""
+    sizes = torch.as_tensor(scale, dtype=keypoints.dtype, device=keypoints.device).expand(len(keypoints))
+    axes = torch.diag_embed(sizes[:, None].expand(-1, 2))
     return torch.cat([axes, keypoints[:, :, None]], dim=2)
 
 

@@ -2,18 +2,39 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
+from ripe import checks
 from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
-from ripe.images import MAX_MEGAPIXELS, MIN_SIDE, ImageLike, as_rgb, rescale_keypoints, split_batch
-from ripe.inference import Failed, MaskLike, Prepared, batches, inside, prepare, stacked
+from ripe.images import (
+    MAX_MEGAPIXELS,
+    MIN_SIDE,
+    ImageLike,
+    as_rgb,
+    fit_long_side,
+    rescale_keypoints,
+    split_batch,
+    turn_keypoints,
+)
+from ripe.images import resize as resize_image
+from ripe.inference import Failed, MaskLike, Prepared, Size, batches, inside, prepare, stacked
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.folding import FoldedCopy
+from ripe.resizing import ONE_SCALE, check_scales
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is looked for in an image: as the detector says, at most so many keypoints, at these scales."""
+
+    detection: DetectionSettings
+    max_keypoints: int | None
+    scales: tuple[float, ...]
 
 
 class RIPE(nn.Module):
@@ -65,6 +86,7 @@ class RIPE(nn.Module):
         threshold: float | None = None,
         resize: int | None = None,
         enlarge: bool = True,
+        scales: Sequence[float] = ONE_SCALE,
         masks: Sequence[MaskLike | None] | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> list[Features]:
@@ -83,6 +105,10 @@ class RIPE(nn.Module):
                 given in pixels of the image as it was handed in. None keeps the image's size; the command line and
                 reconstruction shrink to 1600 unless told otherwise.
             enlarge: whether images that are smaller than `resize` are brought to it, too.
+            scales: factors of the image's size (after `resize`) at which the network sees it, such as (1, 0.5, 0.25):
+                for photos of which one is a detail of the other, in some 1.4 times the time. Keypoints of all scales
+                compete for `max_keypoints` by their scores. Scales at which a side would have fewer than 16 pixels are
+                left out; the image is seen as it is if none remains.
             masks: one mask per image, or None: a path, a Pillow image, an array or a tensor, H×W as the image that is
                 turned upright; no keypoint lies on a pixel where the mask is zero.
             max_megapixels: files of more million pixels are refused.
@@ -102,6 +128,7 @@ class RIPE(nn.Module):
             threshold=threshold,
             resize=resize,
             enlarge=enlarge,
+            scales=scales,
             masks=masks,
             max_megapixels=max_megapixels,
         )
@@ -115,6 +142,7 @@ class RIPE(nn.Module):
         threshold: float | None = None,
         resize: int | None = None,
         enlarge: bool = True,
+        scales: Sequence[float] = ONE_SCALE,
         masks: Iterable[MaskLike | None] | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
         failed: Failed | None = None,
@@ -127,6 +155,7 @@ class RIPE(nn.Module):
             threshold: see `extract`.
             resize: see `extract`.
             enlarge: see `extract`.
+            scales: see `extract`.
             masks: see `extract`.
             max_megapixels: see `extract`.
             failed: told the index and the error of an image that cannot be read or used; the others go on. If None,
@@ -142,43 +171,97 @@ class RIPE(nn.Module):
         if resize is not None and resize < MIN_SIDE:
             raise ValueError(f"resize is {resize}; the longer side needs {MIN_SIDE} pixels or more")
         settings = self.detection if threshold is None else replace(self.detection, threshold=threshold)
+        asked = _Asked(settings, max_keypoints, check_scales(scales))
         masked = zip(images, repeat(None)) if masks is None else zip(images, masks, strict=True)
         prepared = prepare(masked, long_side=resize, enlarge=enlarge, max_megapixels=max_megapixels, failed=failed)
-        return self._results(prepared, settings, max_keypoints)
+        return self._results(prepared, asked)
 
-    def _results(
-        self, prepared: Iterable[Prepared], settings: DetectionSettings, max_keypoints: int | None
-    ) -> Iterator[tuple[int, Features]]:
+    @torch.no_grad()
+    def describe_turned(
+        self, image: ImageLike, features: Features, quarter_turns: int, *, max_megapixels: float = MAX_MEGAPIXELS
+    ) -> Features:
+        """The same keypoints, in the frame of the image as it is, described as they look in the turned image.
+
+        Descriptors follow rotations by some 60° only. Of two photos that are turned against each other, those of one
+        can be described in four turns, of which one will match.
+
+        Args:
+            image: as it was given to `extract`.
+            features: that `extract` found in it, at whatever scales.
+            quarter_turns: by how many times 90° the image is turned, counter-clockwise as by `numpy.rot90`.
+            max_megapixels: files of more million pixels are refused.
+
+        Returns:
+            Features whose descriptors alone are new: row k is still keypoint k, so that matches stay valid.
+
+        Raises:
+            FileNotFoundError, ValueError: the image is not usable, or of another size than the features' image.
+        """
+        checks.features(features, "features")
+        if len(features) == 0:
+            return features
+        finest = float(features.scales.min())
+        side = round(max(features.image_size) / finest)
+        unmasked: list[tuple[ImageLike, MaskLike | None]] = [(image, None)]
+        photo = next(prepare(unmasked, long_side=side, enlarge=True, max_megapixels=max_megapixels, failed=None))
+        if photo.original_size != features.image_size[::-1]:
+            raise ValueError(
+                f"these are features of another image, of {'×'.join(map(str, features.image_size))} pixels"
+            )
+        model = self._folded.of(self)
+        pixels = stacked([photo], self.device)[0]
+        descriptors = torch.empty_like(features.descriptors)
+        with self._reduced_precision():
+            for scale in features.scales.unique():  # as `_sizes` had them
+                size = fit_long_side(photo.size, round(max(features.image_size) / float(scale)))
+                seen = torch.rot90(_resized(pixels, size), quarter_turns, (1, 2))
+                at = features.scales == scale
+                keypoints = rescale_keypoints(features.keypoints[at].to(self.device), photo.original_size, size)
+                turned = turn_keypoints(keypoints, size, quarter_turns)
+                descriptors[at] = model.describe(model.net.infer(seen[None]), turned[None])[0].to(descriptors)
+        return replace(features, descriptors=descriptors)
+
+    def _results(self, prepared: Iterable[Prepared], asked: _Asked) -> Iterator[tuple[int, Features]]:
         for gathered in batches(prepared, self.device):
             order = deque(sorted(image.index for batch in gathered for image in batch))
             found: dict[int, Features] = {}
             for batch in gathered:
-                found |= self._extract_batch(batch, settings, max_keypoints)
+                found |= self._extract_batch(batch, asked)
                 while order and order[0] in found:
                     index = order.popleft()
                     yield index, found.pop(index)
 
     @torch.no_grad()
-    def _extract_batch(
-        self, batch: Sequence[Prepared], settings: DetectionSettings, max_keypoints: int | None
-    ) -> dict[int, Features]:
+    def _extract_batch(self, batch: Sequence[Prepared], asked: _Asked) -> dict[int, Features]:
         """The features of equally large images, by the images' indices."""
         model = self._folded.of(self)
-        found = {}
         with self._reduced_precision():
-            maps = model.net.infer(stacked(batch, self.device))
-            for position, image in enumerate(batch):
-                single = maps.image(position)
-                # A mask is asked where the keypoints end up, so the best ones are chosen after it.
-                seen, scores = detect(single.logits[0, 0], settings, max_keypoints if image.mask is None else None)
-                keypoints = rescale_keypoints(seen, image.size, image.original_size)
-                if image.mask is not None:
-                    kept = inside(image.mask.to(seen.device), keypoints).nonzero()[:max_keypoints, 0]
-                    seen, keypoints, scores = seen[kept], keypoints[kept], scores[kept]
-                descriptors = model.describe(single, seen[None])[0]
-                height, width = image.original_size
-                found[image.index] = Features(keypoints, scores, descriptors, (width, height))
-        return found
+            images = stacked(batch, self.device)
+            seen = []
+            for size in _sizes(batch[0].size, asked.scales):
+                scaled = images if size == batch[0].size else torch.stack([_resized(image, size) for image in images])
+                seen.append((size, model.net.infer(scaled)))
+            return {
+                image.index: model._choose(image, [(size, maps.image(position)) for size, maps in seen], asked)
+                for position, image in enumerate(batch)
+            }
+
+    def _choose(self, image: Prepared, seen: Sequence[tuple[Size, DenseMaps]], asked: _Asked) -> Features:
+        """The best keypoints of one image among those of its maps, which belong to images of these sizes."""
+        found = [_detect(image, size, maps, asked) for size, maps in seen]
+        positions, keypoints, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+        counts = torch.tensor([len(part[2]) for part in found], device=scores.device)
+        level = torch.arange(len(found), device=scores.device).repeat_interleave(counts)
+        # Scores are comparable as they are, and what coincides at two scales is no double: its descriptors are those of
+        # two patches, of which another photo may show the larger or the smaller one (docs/benchmarks.md).
+        order = scores.argsort(descending=True, stable=True)[: asked.max_keypoints]
+        positions, level = positions[order], level[order]
+        descriptors = positions.new_zeros((len(order), self.descriptor_dim))
+        for number, (_, maps) in enumerate(seen):
+            descriptors[level == number] = self.describe(maps, positions[level == number][None])[0]
+        height, width = image.original_size
+        scales = positions.new_tensor([max(height, width) / max(size) for size, _ in seen])[level]
+        return Features(keypoints[order], scores[order], descriptors, (width, height), scales)
 
     @torch.no_grad()
     def detectAndCompute(  # noqa: N802 (the published name)
@@ -225,3 +308,25 @@ class RIPE(nn.Module):
 def _check_max_keypoints(count: int | None, name: str) -> None:
     if count is not None and count < 1:
         raise ValueError(f"{name} is {count}; it must be 1 or more, or None for all")
+
+
+def _sizes(size: Size, scales: Sequence[float]) -> list[Size]:
+    """(H, W) of an image of `size` at each scale where both sides have the pixels that a network needs."""
+    found = [fit_long_side(size, round(max(size) * scale)) for scale in scales]
+    return [scaled for scaled in dict.fromkeys(found) if min(scaled) >= MIN_SIDE] or [size]
+
+
+def _resized(image: Tensor, size: Size) -> Tensor:
+    return image if image.shape[1:] == size else resize_image(image, size)
+
+
+def _detect(image: Prepared, size: Size, maps: DenseMaps, asked: _Asked) -> tuple[Tensor, Tensor, Tensor]:
+    """An image's keypoints in the maps of its pixels at `size`, best first: in these pixels, in its own; and scores."""
+    # A mask is asked where the keypoints end up, so the best ones are chosen after it.
+    limit = asked.max_keypoints if image.mask is None else None
+    positions, scores = detect(maps.logits[0, 0], asked.detection, limit)
+    keypoints = rescale_keypoints(positions, size, image.original_size)
+    if image.mask is None:
+        return positions, keypoints, scores
+    kept = inside(image.mask.to(positions.device), keypoints)
+    return positions[kept], keypoints[kept], scores[kept]

@@ -1,7 +1,28 @@
 """How benchmarks and extractors resize photos."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+ONE_SCALE: tuple[float, ...] = (1.0,)
+SEVERAL_SCALES: tuple[float, ...] = (1.0, 0.5, 0.25)
+LARGEST_SCALE = 4.0
+
+
+def check_scales(scales: Sequence[float | str]) -> tuple[float, ...]:
+    """The scales at which a network sees an image, factors of its size, each once, the largest first.
+
+    Raises:
+        ValueError: there is none, or one is not a number above 0 and at most 4.
+    """
+    try:
+        found = sorted({float(scale) for scale in scales}, reverse=True)
+    except (TypeError, ValueError):
+        found = []
+    if not found or not all(math.isfinite(scale) and 0 < scale <= LARGEST_SCALE for scale in found):
+        raise ValueError(f"scales are {scales!r}; give factors above 0 and at most {LARGEST_SCALE:g}, such as (1, 0.5)")
+    return tuple(found)
 
 
 @dataclass(frozen=True)

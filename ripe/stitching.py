@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,11 @@ import cv2
 import numpy as np
 
 from ripe import checks
+from ripe.attempts import attempt_match, best_of, try_turns
 from ripe.features import Features, Matches, TwoViewGeometry
-from ripe.geometry.robust import estimate_geometry
-from ripe.geometry.verdict import UnrelatedPhotosError, judge
+from ripe.geometry.verdict import UnrelatedPhotosError
 from ripe.geometry.warping import picture_of
 from ripe.images import MAX_MEGAPIXELS, as_rgb, shrink
-from ripe.matching import match
 from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def stitch(
             features[index] = model.extract(shrunk, max_keypoints=max_keypoints)[0].to("cpu")
             pictures[index] = picture_of(shrunk)
         step()
-    verified = _verified_pairs(features, step)
+    verified = _verified_pairs(features, pictures, model, step)
     used = _largest_group(list(features), list(verified))
     if len(used) < 2:
         raise UnrelatedPhotosError("no two of the photos belong together: none matches another better than by chance")
@@ -112,15 +112,17 @@ def stitch(
 Verified = dict[tuple[int, int], tuple[Matches, TwoViewGeometry]]
 
 
-def _verified_pairs(features: Mapping[int, Features], step: Callable[[], object]) -> Verified:
-    """The pairs that are matched, by their indices, each with matches and homography."""
+def _verified_pairs(
+    features: Mapping[int, Features], pictures: Mapping[int, np.ndarray], model: RIPE, step: Callable[[], object]
+) -> Verified:
+    """The pairs that are matched, if need be in quarter turns, by their indices, each with matches and homography."""
+    turned = lru_cache(3)(lambda index, turns: model.describe_turned(pictures[index], features[index], turns))
+    attempt = partial(attempt_match, geometry="homography", max_error=MAX_ERROR)
     found: Verified = {}
     for i, j in combinations(features, 2):
-        matches = match(features[i], features[j])
-        points = matches.points(features[i], features[j])
-        geometry = estimate_geometry("homography", *points, max_error=MAX_ERROR)
-        if judge(geometry, *points):
-            found[i, j] = (matches, geometry)
+        best = best_of(try_turns(attempt, features[i], features[j], partial(turned, i), "auto"))
+        if best.verdict and best.geometry is not None:
+            found[i, j] = (best.matches, best.geometry)
         step()
     return found
 

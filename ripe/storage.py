@@ -37,8 +37,9 @@ OPTIONS = {
     "max_keypoints": "--max-keypoints",
     "threshold": "--threshold",
     "max_side": "--resize",
+    "scales": "--scales",
     "resizing": "--resize",
-    "matcher": "matches by --method, --ratio, --min-similarity, --geometry:",
+    "matcher": "matches by --method, --ratio, --min-similarity, --rotations, --geometry:",
 }
 """What the command line calls the settings of a file."""
 NO_MATCH = -1
@@ -322,6 +323,7 @@ class FeatureReader:
             _as_float(group[scores][()]),
             _as_float(group["descriptors"][()].T),
             (width, height),
+            _as_float(group["scales"][()]) if "scales" in group else None,  # type: ignore[arg-type]
         )
 
     def identity(self, name: str) -> str:
@@ -469,6 +471,7 @@ def _write_features(features: Features, uncertainty: float, notes: Mapping[str, 
     group["scores"] = features.scores.cpu().numpy().astype(np.float32)
     group["descriptors"] = np.ascontiguousarray(features.descriptors.cpu().numpy().astype(np.float32).T)
     group["image_size"] = np.array(features.image_size, dtype=np.int64)
+    group["scales"] = features.scales.cpu().numpy().astype(np.float32)
 
 
 def _write_matches(matches: Matches, count0: int, count1: int, notes: Mapping[str, Any], group: h5py.Group) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,24 @@ if TYPE_CHECKING:
 
 LONG_SIDE = 1600
 """Detector and descriptor are made for photos of about one megapixel: beyond, little is found and nothing matches."""
+Rotations = Literal["auto", "all", "none"]
+"""Whether one of two photos is also tried in quarter turns: where the verdict is chance otherwise, always, never."""
+ROTATIONS: tuple[Rotations, ...] = get_args(Rotations)
 INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "none": None}
+
+
+def inlier_threshold(kind: Any, sizes: Sequence[tuple[int, int]], seen_side: int | None) -> float | None:
+    """The default in pixels of the photos; it grows as the photo that was shrunk more was shrunk. None for "none".
+
+    Args:
+        kind: a key of `INLIER_THRESHOLDS`.
+        sizes: (width, height) of both photos.
+        seen_side: longer side to which longer photos were shrunk; None if they were not.
+    """
+    usual = INLIER_THRESHOLDS[kind]
+    if usual is None or seen_side is None:
+        return usual
+    return usual * max([1.0, *(max(size) / seen_side for size in sizes)])
 
 
 class Stopwatch:
@@ -73,6 +90,7 @@ def document(
         found[f"image_size{number}"] = side.image_size
         found[f"keypoints{number}"] = side.keypoints.tolist()
         found[f"scores{number}"] = side.scores.tolist()
+        found[f"scales{number}"] = side.scales.tolist()
     found["matches"] = matches.indices.tolist()
     found["matching_scores"] = matches.scores.tolist()
     found["verdict"] = None if verdict is None else asdict(verdict)

@@ -35,7 +35,7 @@ def test_a_file_holds_everything_exactly(count: int, name: str, tmp_path: Path) 
     saved.descriptors.requires_grad_()
     saved.save(tmp_path / name)
     loaded = ripe.load_features(tmp_path / name)
-    for field in ("keypoints", "scores", "descriptors"):
+    for field in ("keypoints", "scores", "descriptors", "scales"):
         assert torch.equal(getattr(loaded, field), getattr(saved, field))
         assert getattr(loaded, field).dtype == torch.float32
     assert loaded.image_size == (640, 480)
@@ -46,6 +46,7 @@ def test_a_file_holds_everything_exactly(count: int, name: str, tmp_path: Path) 
             "scores": (count,),
             "descriptors": (count, 4),
             "image_size": (2,),
+            "scales": (count,),
         }
 
 

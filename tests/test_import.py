@@ -26,7 +26,8 @@ OPTIONAL = (
 ORDER = """
     files resizing filters features checks feature_arrays settings tables images folders recipe
     geometry detection matching download drawing storage pair_lists two_views
-    networks inference model pretrained alignment stitching extract_many extractors match_many integrations utils
+    networks inference model pretrained attempts alignment stitching extract_many extractors match_many
+    integrations utils
     data objective
     reconstruction evaluation training
     demo cli train

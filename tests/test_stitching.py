@@ -59,6 +59,15 @@ def test_the_panorama_covers_the_union_and_leaves_strangers_out(folder: Path, sc
     assert np.corrcoef(cv2.blur(shown, (5, 5))[seen].ravel(), cv2.blur(box, (5, 5))[seen].ravel())[0, 1] > 0.97
 
 
+def test_photos_upside_down_belong_to_the_panorama(folder: Path, scene: np.ndarray, tmp_path: Path) -> None:
+    turned = tmp_path / "1.png"
+    Image.open(folder / "1.png").transpose(Image.Transpose.ROTATE_180).save(turned)
+    files = [folder / "0.png", turned, folder / "2.png"]
+    panorama = stitch(files, model=ripe.load(device="cpu"), max_keypoints=1000)
+    assert panorama.used == [0, 1, 2]
+    assert panorama.valid.sum() == pytest.approx(union(scene).sum(), rel=0.03)
+
+
 def test_the_command_names_what_is_left_out(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "pano.jpg"
     assert main(["stitch", str(folder), "-o", str(output), "--max-keypoints", "700"]) == 0

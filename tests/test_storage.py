@@ -36,7 +36,7 @@ def test_layout_is_hlocs(tmp_path: Path) -> None:
         store.add({"db/1.jpg": given, "2.jpg": features(seed=1)}, {"db/1.jpg": 2.5, "2.jpg": 1.0})
     with h5py.File(tmp_path / "f.h5") as file:
         group = file["db"]["1.jpg"]
-        assert sorted(group) == ["descriptors", "image_size", "keypoints", "scores"]
+        assert sorted(group) == ["descriptors", "image_size", "keypoints", "scales", "scores"]
         np.testing.assert_array_equal(group["keypoints"], given.keypoints)
         np.testing.assert_array_equal(group["descriptors"], given.descriptors.T)
         np.testing.assert_array_equal(group["scores"], given.scores)

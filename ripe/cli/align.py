@@ -57,6 +57,8 @@ def add_parser(commands: Any) -> None:
         metavar="PX",
         help="in pixels of B as the network sees it (%(default)s)",
     )
+    options.add_scales_option(group, automatic=True)
+    options.add_rotations_option(group)
     options.add_megapixels_option(group)
     parser.set_defaults(run=run, refuse=parser.error)
 
@@ -83,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
             max_keypoints=arguments.max_keypoints,
             long_side=arguments.resize,
             max_error=arguments.inlier_threshold,
+            rotations=arguments.rotations,
+            scales=arguments.scales,
         )
     except UnrelatedPhotosError as error:
         print(f"ripe: {error}", file=sys.stderr)

@@ -79,6 +79,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resize", type=options.positive, metavar="PIXELS", help="length of the side that it resizes")
     group.add_argument("--max-keypoints", type=options.positive, metavar="N", help="the best N of an image")
     group.add_argument("--threshold", type=float, metavar="T", help="least score of a model's keypoint")
+    options.add_scales_option(group)
     options.add_matching_options(group)
     options.add_megapixels_option(group)
     group.add_argument("--estimator-threshold", type=float, metavar="PIXELS", help="PoseLib's inlier threshold")
@@ -172,11 +173,14 @@ def _model_candidate(name: str, model: RIPE, protocol: Protocol, arguments: argp
     published = protocol.published_threshold if model.name == "vgg_hyper" else None
     thresholds = (arguments.threshold, published, model.detection.threshold)
     threshold = next(value for value in thresholds if value is not None)
-    settings = model_settings(model, threshold)
+    scales = options.stored_scales(arguments.scales)
+    settings = {**model_settings(model, threshold), "scales": scales}
     # The folder's name tells two states of one weights file apart.
     shown = name if name in MODELS else Path(name).stem
     key = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}-{settings['weights'][:8]}"
-    describe = describer(model, max_keypoints=protocol.max_keypoints, threshold=threshold)
+    describe = describer(model, max_keypoints=protocol.max_keypoints, threshold=threshold, scales=arguments.scales)
+    if scales is not None:
+        shown, key = f"{shown} at {scales}", f"{key}-at-{scales.replace(',', '-')}"
     return Candidate(shown, key, settings, describe, environment.hardware(model.device))
 
 

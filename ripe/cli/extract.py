@@ -14,6 +14,7 @@ from ripe.cli.progress import progress_bar
 EXAMPLES = """  ripe extract photos/ -o features.h5
   ripe extract photos/ -o features.h5 --resize 1024 --max-keypoints 4096
   ripe extract photos/ -o features.h5 --masks masks/
+  ripe extract photos/ -o features.h5 --scales 1,0.5,0.25
   ripe extract a.jpg b.jpg c.jpg -o features.h5 --model vgg_hyper
 
 Interrupted (even killed) and started again, it goes on where it was; photos that have changed, or whose masks have, are
@@ -46,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     masks = {} if arguments.masks is None else masks_below(arguments.masks, named)
     given = options.extraction_settings(arguments)
     model = options.load_model(arguments)
-    settings = {**given, **model_settings(model, given["threshold"])}
+    scales = options.stored_scales(given["scales"])
+    settings = {**given, "scales": scales, **model_settings(model, given["threshold"])}
     with (
         FeatureFile(arguments.output, settings, overwrite=arguments.overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,

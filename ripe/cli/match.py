@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
-from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit
+from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, inlier_threshold
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from ripe.features import Features, Matches, TwoViewGeometry
-    from ripe.geometry.verdict import Verdict
+    from ripe.attempts import MatchedPhotos, TurnedFeatures
+    from ripe.features import Features, Matches
+    from ripe.filters import MatchFilter
+    from ripe.match_many import MatchPair
+    from ripe.storage import FeatureReader, Pair
+    from ripe.two_views import Rotations
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
@@ -27,6 +32,7 @@ EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
   ripe match left.jpg right.jpg --method adalam --masks masks/
   ripe match left.jpg right.jpg --geometry essential --intrinsics 1150
+  ripe match left.jpg detail.jpg --scales 1,0.5,0.25 --rotations none
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
   ripe match --pairs pairs.txt --features features.h5 -o inliers.h5 --geometry fundamental
 
@@ -36,7 +42,8 @@ they go on where they were; pairs whose features have changed are matched anew. 
 stand in double quotes; lines that begin with # are passed over.
 
 Every fitted pair gets a verdict: matched, doubtful, or no better than chance. Of two photos the last one is exit status
-3, and the picture's lines are grey; of a list, such a pair gets no matches.
+3, and the picture's lines are grey; of a list, such a pair gets no matches. Before that is said, two photos are tried
+at several scales and with A in quarter turns; pairs of a list with the first photo turned, if --photos is given.
 """
 
 
@@ -53,10 +60,15 @@ def add_parser(commands: Any) -> None:
     many = parser.add_argument_group("many pairs (in place of A and B)")
     many.add_argument("--pairs", type=Path, metavar="TXT", help="two image names a line")
     many.add_argument("--features", type=Path, metavar="H5", help="feature file that holds these images")
+    many.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="folder that the names are relative to, to turn photos"
+    )
     options.add_overwrite_option(many, "match")
     options.add_model_options(parser)
-    options.add_extraction_options(parser)
-    options.add_matching_options(parser.add_argument_group("matching"))
+    options.add_extraction_options(parser, automatic_scales=True)
+    matching = parser.add_argument_group("matching")
+    options.add_matching_options(matching)
+    options.add_rotations_option(matching)
     group = parser.add_argument_group("geometry")
     group.add_argument(
         "--geometry", choices=INLIER_THRESHOLDS, help="what is fitted (fundamental to two photos, none to a list)"
@@ -79,12 +91,16 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
-    many = arguments.pairs is not None or arguments.features is not None
+    many = any(given is not None for given in (arguments.pairs, arguments.features, arguments.photos))
     arguments.geometry = arguments.geometry or ("none" if many else "fundamental")
     if arguments.intrinsics is not None and (arguments.geometry != "essential" or len(arguments.intrinsics) > 2):
         arguments.refuse("--intrinsics goes with --geometry essential: one camera for both photos, or one for each")
     if arguments.view == "warp" and arguments.geometry != "homography":
         arguments.refuse("--view warp goes with --geometry homography")
+    if arguments.photos is not None and arguments.geometry == "none":
+        arguments.refuse("--photos, which are turned where the verdict is chance, goes with a --geometry")
+    if arguments.rotations == "all" and (arguments.geometry == "none" or (many and arguments.photos is None)):
+        arguments.refuse("--rotations all goes with a --geometry, and with --photos if pairs of a list are matched")
     if many:
         return _match_many(arguments)
     if arguments.image1 is None:
@@ -98,6 +114,8 @@ def _match_many(arguments: argparse.Namespace) -> int:
         arguments.refuse("--pairs, --features and -o belong together")
     if arguments.image0 is not None or arguments.json is not None or arguments.masks is not None:
         arguments.refuse("--pairs goes with neither photos nor --json nor --masks (which ripe extract takes)")
+    if arguments.scales is not None:
+        arguments.refuse("--pairs matches features at the scales that ripe extract --scales has given them")
     if arguments.geometry == "essential" and len(arguments.intrinsics or ()) != 1:
         arguments.refuse("--geometry essential needs --intrinsics, one camera for all photos of a list")
     from ripe import files
@@ -127,7 +145,7 @@ def _match_many(arguments: argparse.Namespace) -> int:
             how=how,
             device=device,
             progress=progress,
-            keep=partial(_inliers, arguments, _seen_side(features.settings)),
+            match_pair=None if arguments.geometry == "none" else _verifying(arguments, features, how, device),
             failed=lambda pair, error: problems.append(f"{pair[0]} and {pair[1]}: {error}"),
         )
         done = sum(store.holds(*pair) for pair in pairs)
@@ -143,12 +161,13 @@ def _match_many(arguments: argparse.Namespace) -> int:
 
 
 def _verification(arguments: argparse.Namespace) -> str:
-    """What `_inliers` does to matches, in words; nothing where it keeps all."""
+    """What `_verifying` does to matches, in words; nothing where all are kept."""
     if arguments.geometry == "none":
         return ""
     camera = "" if arguments.intrinsics is None else f" by {','.join(f'{n:g}' for n in arguments.intrinsics[0])}"
     where = " of what was extracted from" if arguments.inlier_threshold is None else ""
-    return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments, None):g} px{where}{camera}"
+    turns = "" if arguments.photos is None or arguments.rotations == "none" else f", turns {arguments.rotations}"
+    return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments, None):g} px{where}{camera}{turns}"
 
 
 def _seen_side(settings: Mapping[str, Any]) -> int | None:
@@ -157,19 +176,56 @@ def _seen_side(settings: Mapping[str, Any]) -> int | None:
     return None if side == "none" else int(side)
 
 
-def _inliers(
-    arguments: argparse.Namespace, seen_side: int | None, features0: Features, features1: Features, matches: Matches
-) -> tuple[Matches, dict[str, Any]]:
-    """The matches of a pair of a list that agree with one geometry, and what they are worth; none if it is chance."""
-    points = matches.points(features0, features1)
-    sizes = features0.image_size, features1.image_size
-    threshold = _inlier_threshold(arguments, seen_side, sizes)
-    geometry, verdict = fit(arguments.geometry, points, threshold, _cameras(arguments, sizes))
-    if geometry is None or verdict is None:
-        return matches, {}
-    kept = geometry.inliers.to(matches.indices.device) & (verdict.name != "chance")
-    inliers = replace(matches, indices=matches.indices[kept], scores=matches.scores[kept])
-    return inliers, {"verdict": verdict.name, "log10_nfa": verdict.log10_nfa}
+def _verifying(
+    arguments: argparse.Namespace, features: FeatureReader, how: MatchFilter, device: torch.device
+) -> MatchPair:
+    """What keeps the matches of a pair of a list that agree with one geometry; none of them if that is chance."""
+    from ripe.attempts import attempt_match, best_of, try_turns
+
+    seen_side = _seen_side(features.settings)
+    turned = _turned_features(arguments, features)
+
+    def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
+        sizes = features0.image_size, features1.image_size
+        attempt = partial(
+            attempt_match,
+            geometry=arguments.geometry,
+            max_error=_inlier_threshold(arguments, seen_side, sizes),
+            intrinsics=_cameras(arguments, sizes),
+            how=how,
+        )
+
+        def turned_first(turns: int) -> Features:
+            assert turned is not None
+            return turned(pair[0], turns).to(device)
+
+        rotations: Rotations = "none" if turned is None else arguments.rotations
+        quick = rotations == "auto"
+        best = best_of(try_turns(attempt, features0, features1, turned_first, rotations, likeliest=quick))
+        assert best.geometry is not None
+        assert best.verdict is not None
+        kept = best.geometry.inliers.to(device) & (not best.by_chance)
+        inliers = replace(best.matches, indices=best.matches.indices[kept], scores=best.matches.scores[kept])
+        notes = {"verdict": best.verdict.name, "log10_nfa": best.verdict.log10_nfa}
+        return inliers, {**notes, "quarter_turns": best.quarter_turns}
+
+    return match_pair
+
+
+def _turned_features(arguments: argparse.Namespace, features: FeatureReader) -> TurnedFeatures | None:
+    """What describes a list's photos in quarter turns, by the model that made their features; None if it is not to."""
+    if arguments.photos is None or arguments.rotations == "none":
+        return None
+    from ripe.attempts import TurnedFeatures
+    from ripe.pretrained import model_settings
+
+    model = options.load_model(arguments)
+    if model_settings(model)["weights"] != features.settings.get("weights"):
+        raise ValueError(
+            f"{arguments.features} was not made by {arguments.model}; name the --model to turn photos with"
+        )
+    describe = partial(model.describe_turned, max_megapixels=arguments.max_megapixels)
+    return TurnedFeatures(describe, arguments.photos, features.read)
 
 
 def _cameras(arguments: argparse.Namespace, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
@@ -203,8 +259,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
+    from ripe.attempts import match_photos
     from ripe.images import as_rgb
-    from ripe.matching import filtered_match
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
@@ -212,7 +268,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
         if path is not None:
             files.check_writable(path)
     how, limits = options.match_filter(arguments), options.extraction_settings(arguments)
-    limits |= {"resize": limits.pop("max_side"), "enlarge": False}
+    limits |= {"resize": limits.pop("max_side")}
     watch = Stopwatch()
     with watch.stage("read"):
         paths = arguments.image0, arguments.image1
@@ -222,44 +278,45 @@ def _match_two(arguments: argparse.Namespace) -> int:
     threshold, cameras = _inlier_threshold(arguments, arguments.resize, sizes), _cameras(arguments, sizes)
     with watch.stage("load"):
         model = options.load_model(arguments)
-    with watch.stage("extract"):
-        features = [
-            model.extract(image, **limits, masks=[mask])[0].to("cpu") for image, mask in zip(images, masks, strict=True)
-        ]
-    with watch.stage("match"):
-        matches = filtered_match(features[0], features[1], how)
-    points = matches.points(*features)
-    with watch.stage("geometry"):
-        geometry, verdict = fit(arguments.geometry, points, threshold, cameras)
-    _report(features, matches, geometry, verdict, watch)
+    found = match_photos(
+        *images,
+        model=model,
+        geometry=arguments.geometry,
+        max_error=threshold,
+        intrinsics=cameras,
+        match_filter=how,
+        rotations=arguments.rotations,
+        **limits,
+        masks=masks,
+        watch=watch,
+    )
+    _report(found, watch)
     if arguments.output is not None:
-        _draw(arguments, images, features, points, geometry, verdict)
+        _draw(arguments, images, found)
     if arguments.json is not None:
         settings = _settings(arguments, model.detection.threshold, threshold)
         if cameras is not None:
             settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
-        files.write_json(arguments.json, document(settings, features, matches, geometry, verdict, watch.milliseconds))
+        features = found.features0, found.features1
+        written = document(settings, features, found.matches, found.geometry, found.verdict, watch.milliseconds)
+        files.write_json(arguments.json, {**written, "quarter_turns": found.quarter_turns})
         print(f"json       {arguments.json}")
-    return options.UNRELATED if verdict is not None and verdict.name == "chance" else 0
+    return options.UNRELATED if found.by_chance else 0
 
 
-def _draw(
-    arguments: argparse.Namespace,
-    images: Sequence[Tensor],
-    features: Sequence[Features],
-    points: Sequence[Tensor],
-    geometry: TwoViewGeometry | None,
-    verdict: Verdict | None,
-) -> None:
+def _draw(arguments: argparse.Namespace, images: Sequence[Tensor], found: MatchedPhotos) -> None:
     from ripe import drawing
 
+    geometry = found.geometry
     if arguments.view == "warp" and (geometry is None or geometry.model is None):
         print("picture    none: no homography was found to warp by")
         return
-    keypoints = [found.keypoints for found in features]
-    picture = drawing.draw_view(arguments.view, images, keypoints, points, geometry, verdict, limit=arguments.draw)
+    keypoints = [found.features0.keypoints, found.features1.keypoints]
+    picture = drawing.draw_view(
+        arguments.view, images, keypoints, found.points, geometry, found.verdict, limit=arguments.draw
+    )
     drawing.save_picture(picture, arguments.output)
-    every = len(points[0]) if geometry is None or arguments.view == "matches" else geometry.num_inliers
+    every = len(found.matches) if geometry is None or arguments.view == "matches" else geometry.num_inliers
     if arguments.view in ("matches", "inliers") and 0 < arguments.draw < every:
         print(f"drawn      {arguments.draw} of {every}")
     print(f"picture    {arguments.output}")
@@ -294,29 +351,23 @@ def _inlier_threshold(
     given = arguments.inlier_threshold
     if given is not None and not given > 0:
         raise ValueError(f"--inlier-threshold is {given}; it must be more than 0 pixels")
-    usual = INLIER_THRESHOLDS[arguments.geometry]
-    if given is not None or usual is None:
-        return given
-    return usual * max([1.0, *(max(size) / seen_side for size in sizes)]) if seen_side else usual
+    return given if given is not None else inlier_threshold(arguments.geometry, sizes, seen_side)
 
 
-def _report(
-    features: list[Features],
-    matches: Matches,
-    geometry: TwoViewGeometry | None,
-    verdict: Verdict | None,
-    watch: Stopwatch,
-) -> None:
+def _report(found: MatchedPhotos, watch: Stopwatch) -> None:
     import torch
 
     from ripe.geometry.pose import CalibratedGeometry, rotation_angle
 
-    print(f"keypoints  {len(features[0])} and {len(features[1])}")
-    print(f"matches    {len(matches)}")
+    geometry, verdict = found.geometry, found.verdict
+    print(f"keypoints  {len(found.features0)} and {len(found.features1)}")
+    print(f"matches    {len(found.matches)}")
     if geometry is not None:
-        share = "no model found" if geometry.model is None else f"{geometry.num_inliers / len(matches):.0%}"
+        share = "no model found" if geometry.model is None else f"{geometry.num_inliers / len(found.matches):.0%}"
         print(f"inliers    {geometry.num_inliers} ({share})")
         print(f"verdict    {verdict}")
+    if found.quarter_turns:
+        print(f"turned     A by {90 * found.quarter_turns}° counter-clockwise, to match")
     if isinstance(geometry, CalibratedGeometry) and geometry.rotation is not None and geometry.translation is not None:
         angle = float(rotation_angle(torch.eye(3, dtype=torch.float64), geometry.rotation))
         x, y, z = geometry.translation.tolist()
@@ -332,6 +383,8 @@ def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_thresh
         "max_keypoints": arguments.max_keypoints,
         "threshold": own_threshold if arguments.threshold is None else arguments.threshold,
         "resize": arguments.resize,
+        "scales": arguments.scales,
+        "rotations": arguments.rotations,
         "matcher": str(options.match_filter(arguments)),
         "geometry": arguments.geometry,
         "inlier_threshold": inlier_threshold,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.filters import METHODS, MatchFilter
-from ripe.two_views import LONG_SIDE
+from ripe.resizing import ONE_SCALE, check_scales
+from ripe.two_views import LONG_SIDE, ROTATIONS
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +41,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (%(default)s)")
 
 
-def add_extraction_options(parser: argparse.ArgumentParser) -> None:
-    """--max-keypoints, --threshold, --resize, --masks and --max-megapixels."""
+def add_extraction_options(parser: argparse.ArgumentParser, *, automatic_scales: bool = False) -> None:
+    """--max-keypoints, --threshold, --scales, --resize, --masks and --max-megapixels."""
     group = parser.add_argument_group("keypoints")
     group.add_argument(
         "--max-keypoints", type=positive, default=2048, metavar="N", help="the best N of an image (%(default)s)"
     )
     group.add_argument("--threshold", type=float, metavar="T", help="least score of a keypoint (the model's own)")
+    add_scales_option(group, automatic=automatic_scales)
     add_photo_options(group)
 
 
@@ -96,6 +99,29 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_scales_option(group: argparse._ActionsContainer, *, automatic: bool = False) -> None:
+    """--scales: one unless said otherwise; None, which stands for several where one is not enough, if automatic."""
+    where = "auto: 1, and 1,0.5,0.25 where that is no better than chance" if automatic else "1, the photo alone"
+    group.add_argument(
+        "--scales",
+        type=_scales_or_auto if automatic else _scales,
+        default=None if automatic else ONE_SCALE,
+        metavar="auto|S,S" if automatic else "S,S",
+        help=f"factors of its size at which a photo is seen, such as 1,0.5,0.25 ({where})",
+    )
+
+
+def add_rotations_option(group: argparse._ActionsContainer) -> None:
+    """--rotations."""
+    group.add_argument(
+        "--rotations",
+        choices=ROTATIONS,
+        default="auto",
+        help="match the first photo in quarter turns, too: where it is no better than chance otherwise, or always "
+        "(%(default)s)",
+    )
+
+
 def add_megapixels_option(group: argparse._ActionsContainer) -> None:
     """--max-megapixels."""
     group.add_argument(
@@ -118,6 +144,19 @@ def _whole_number(text: str, least: int) -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
     return value
+
+
+def _scales_or_auto(text: str) -> tuple[float, ...] | None:
+    """An argument that is scales, or auto."""
+    return None if text == "auto" else _scales(text)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    """An argument that is scales with commas between them."""
+    try:
+        return check_scales(text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def long_side(text: str) -> int | None:
@@ -151,7 +190,13 @@ def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_keypoints": arguments.max_keypoints,
         "threshold": arguments.threshold,
         "max_side": arguments.resize,
+        "scales": arguments.scales,
     }
+
+
+def stored_scales(scales: Sequence[float]) -> str | None:
+    """What a feature file says of the scales; None of one scale, so that older files are continued."""
+    return None if tuple(scales) == ONE_SCALE else ",".join(f"{scale:g}" for scale in scales)
 
 
 def match_filter(arguments: argparse.Namespace) -> MatchFilter:

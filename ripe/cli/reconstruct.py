@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-keypoints", type=options.positive, default=4096, metavar="N", help="the best N of a photo (%(default)s)"
     )
+    options.add_scales_option(parser)
     options.add_photo_options(parser)
     options.add_overwrite_option(parser, "extract and match")
-    options.add_matching_options(parser.add_argument_group("matching"))
+    matching = parser.add_argument_group("matching")
+    options.add_matching_options(matching)
+    options.add_rotations_option(matching)
     group = parser.add_argument_group("pairs, cameras and mapping")
     group.add_argument(
         "--pairs",
@@ -89,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
                 single_camera=arguments.single_camera,
                 single_threaded=arguments.single_threaded,
                 match_filter=how,
+                rotations=arguments.rotations,
                 overwrite=arguments.overwrite,
                 device=options.device(arguments),
                 report=progress,
@@ -170,18 +175,23 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
     limits = {"max_keypoints": arguments.max_keypoints, "max_side": arguments.resize}
     model = options.load_model(arguments)
     name = arguments.model if arguments.model in MODELS else Path(arguments.model).stem
-    describers = {name: (describer(model, max_keypoints=arguments.max_keypoints), model_settings(model))}
-    for rival in arguments.baseline:
-        describers[rival] = BASELINES[rival](arguments.max_keypoints), {"baseline": rival}
-    return [
+    sources = [
         Source(
             name,
-            shrinking(describe, arguments.resize, arguments.max_megapixels),
-            {**settings, **limits},
+            shrinking(
+                describer(model, max_keypoints=arguments.max_keypoints, scales=arguments.scales),
+                arguments.resize,
+                arguments.max_megapixels,
+            ),
+            {**model_settings(model), **limits, "scales": options.stored_scales(arguments.scales)},
             arguments.masks,
+            partial(model.describe_turned, max_megapixels=arguments.max_megapixels),
         )
-        for name, (describe, settings) in describers.items()
     ]
+    for rival in arguments.baseline:
+        extract = shrinking(BASELINES[rival](arguments.max_keypoints), arguments.resize, arguments.max_megapixels)
+        sources.append(Source(rival, extract, {"baseline": rival, **limits}, arguments.masks))
+    return sources
 
 
 def _report_problems(output: Path, summaries: Sequence[Summary]) -> int:

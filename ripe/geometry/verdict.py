@@ -12,8 +12,8 @@ the matched points themselves, joined anew at random, so that points that crowd 
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ MINIMAL: dict[GeometryKind, tuple[int, int]] = {"fundamental": (7, 3), "homograp
 MATCHED_BELOW = -2.0
 DOUBTFUL_BELOW = 5.0
 RANDOM_PAIRS = 200_000
-WORDS = {"matched": "matched", "doubtful": "doubtful", "chance": "no better than chance"}
+Name = Literal["matched", "doubtful", "chance"]
+WORDS: dict[Name, str] = {"matched": "matched", "doubtful": "doubtful", "chance": "no better than chance"}
 
 
 class UnrelatedPhotosError(ValueError):
@@ -43,6 +44,8 @@ class UnrelatedPhotosError(ValueError):
 class Verdict:
     """What the inliers of a pair of images are worth; true if the pair is matched.
 
+    Where a pair was tried in several ways and the best result kept, `best_of` keeps the rate of false alarms.
+
     Attributes:
         name: "matched", "doubtful" (more inliers than chance mostly gives) or "chance" (no better than chance).
         log10_nfa: power of ten of the number of such models that chance is expected to give; infinite without a model.
@@ -50,10 +53,15 @@ class Verdict:
         chance_share: share of random matches that agree with the model, 0..1.
     """
 
-    name: Literal["matched", "doubtful", "chance"]
+    name: Name
     log10_nfa: float
     inlier_share: float
     chance_share: float
+
+    def best_of(self, tries: int) -> Self:
+        """The verdict on the best of several tries, of which chance would have had as many; `log10_nfa` grows so."""
+        nfa = self.log10_nfa + math.log10(tries)
+        return replace(self, name=_name(nfa), log10_nfa=nfa)
 
     def __bool__(self) -> bool:
         return self.name == "matched"
@@ -81,10 +89,11 @@ def judge(geometry: TwoViewGeometry, points0: Tensor, points1: Tensor, *, seed: 
         return Verdict("chance", math.inf, 0.0, 0.0)
     chance = _chance_share(geometry, torch.from_numpy(matched[0]), torch.from_numpy(matched[1]), seed)
     nfa = log10_nfa(geometry.kind, len(matched[0]), geometry.num_inliers, chance)
-    name: Literal["matched", "doubtful", "chance"] = (
-        "matched" if nfa < MATCHED_BELOW else "doubtful" if nfa < DOUBTFUL_BELOW else "chance"
-    )
-    return Verdict(name, nfa, geometry.num_inliers / len(matched[0]), chance)
+    return Verdict(_name(nfa), nfa, geometry.num_inliers / len(matched[0]), chance)
+
+
+def _name(nfa: float) -> Name:
+    return "matched" if nfa < MATCHED_BELOW else "doubtful" if nfa < DOUBTFUL_BELOW else "chance"
 
 
 def log10_nfa(kind: GeometryKind, matches: int, inliers: int, chance_share: float) -> float:

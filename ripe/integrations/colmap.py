@@ -97,7 +97,7 @@ def write_database(
         with pycolmap.Database.open(new) as opened:
             identities = {image.name: image.image_id for image in opened.read_all_images()}
             for name, identity in identities.items():
-                opened.write_keypoints(identity, stored_keypoints(features[name], stored[name][1]) + PIXEL_CENTRE)
+                opened.write_keypoints(identity, _with_shapes(features[name], stored[name][1]))
             for (name0, name1), indices in matches:
                 if name0 in identities and name1 in identities and len(indices):
                     sizes = len(features[name0]), len(features[name1])
@@ -108,10 +108,15 @@ def write_database(
     return [name for name in features if name not in identities]
 
 
-def verify(database: Path) -> int:
+def verify(database: Path, tries: Callable[[str, str], int] = lambda name0, name1: 1) -> int:
     """Fit two-view geometries to all matches in the database, and remove those that are no better than chance.
 
-    How many pairs pass is returned.
+    Args:
+        database: with photos, keypoints and matches.
+        tries: of how many ways in which two photos were matched the best one's matches are there.
+
+    Returns:
+        How many pairs pass.
     """
     pycolmap = import_pycolmap()
     with _quiet(pycolmap):
@@ -121,14 +126,21 @@ def verify(database: Path) -> int:
         identities, _ = opened.read_two_view_geometry_num_inliers()
         keypoints = lru_cache(CACHED_IMAGES)(opened.read_keypoints)
         found = map(pycolmap.pair_id_to_image_pair, identities)
-        by_chance = [pair for pair in found if _is_chance(opened, keypoints, *pair)]
+        names = {image.image_id: image.name for image in opened.read_all_images()}
+        by_chance = [
+            (image0, image1)
+            for image0, image1 in found
+            if _is_chance(opened, keypoints, image0, image1, tries(names[image0], names[image1]))
+        ]
         for pair in by_chance:
             opened.delete_two_view_geometry(*pair)
             opened.delete_inlier_matches(*pair)
     return len(identities) - len(by_chance)
 
 
-def _is_chance(opened: "pycolmap.Database", keypoints: Callable[[int], np.ndarray], image0: int, image1: int) -> bool:
+def _is_chance(
+    opened: "pycolmap.Database", keypoints: Callable[[int], np.ndarray], image0: int, image1: int, tries: int
+) -> bool:
     """Whether the two-view geometry of two images is no better than chance (see `ripe.judge`)."""
     found = opened.read_two_view_geometry(image0, image1)
     kinds = import_pycolmap().TwoViewGeometryConfiguration
@@ -143,7 +155,7 @@ def _is_chance(opened: "pycolmap.Database", keypoints: Callable[[int], np.ndarra
     inliers = torch.tensor([(first, second) in matched for first, second in indices.tolist()], dtype=torch.bool)
     kind: GeometryKind = "homography" if planar else "fundamental"
     geometry = TwoViewGeometry(kind, MAX_ERROR, torch.from_numpy(np.array(model)), inliers)
-    return judge(geometry, *points).name == "chance"
+    return judge(geometry, *points).best_of(tries).name == "chance"
 
 
 def map_incrementally(
@@ -187,11 +199,27 @@ def stored_keypoints(features: Features, orientation: int) -> np.ndarray:
         features: in pixels of the upright photo.
         orientation: EXIF's, 1 to 8.
     """
-    keypoints = features.keypoints.cpu().numpy().astype(np.float32)
-    width, height = features.image_size
+    return _to_stored(features.keypoints.cpu().numpy().astype(np.float32), features.image_size, orientation)
+
+
+def _with_shapes(features: Features, orientation: int) -> np.ndarray:
+    """COLMAP's own six columns, N×6 float32: x, y, and row by row the matrix from a unit square to the keypoint.
+
+    A keypoint is an upright square of `Features.scales` pixels, turned as the stored pixels are.
+    """
+    corners = np.array([[0, 0], [1, 0], [0, 1]], dtype=np.float32)
+    origin, right, down = _to_stored(corners, (1, 1), orientation)
+    axes = np.stack([right - origin, down - origin], axis=1).reshape(1, 4)
+    shapes = features.scales.cpu().numpy().astype(np.float32)[:, None] * axes
+    return np.hstack([stored_keypoints(features, orientation) + PIXEL_CENTRE, shapes])
+
+
+def _to_stored(points: np.ndarray, size: tuple[int, int], orientation: int) -> np.ndarray:
+    """N×2 points of the upright photo of (width, height) `size`, in the stored pixels."""
+    width, height = size
     if orientation >= 5:
-        keypoints, width, height = keypoints[:, ::-1], height, width
-    x, y = keypoints[:, 0], keypoints[:, 1]
+        points, width, height = points[:, ::-1], height, width
+    x, y = points[:, 0], points[:, 1]
     if orientation in (2, 3, 7, 8):
         x = width - 1 - x
     if orientation in (3, 4, 6, 7):

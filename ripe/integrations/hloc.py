@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ripe.pretrained import load
+from ripe.resizing import ONE_SCALE
 
 try:
     import hloc.extractors
@@ -45,6 +46,7 @@ class RIPEExtractor(BaseModel):
         weights: "compact", "vgg_hyper" or the path of a weights file.
         max_keypoints: how many keypoints an image keeps at most, the best ones.
         detection_threshold: least score of a keypoint, a logit; the network's own if None.
+        scales: at which the network sees an image; see `RIPE.extract`.
         dtype: of the arithmetic, "float32", "bfloat16" or "float16".
 
     Raises:
@@ -56,6 +58,7 @@ class RIPEExtractor(BaseModel):
         "weights": "compact",
         "max_keypoints": 4096,
         "detection_threshold": None,
+        "scales": ONE_SCALE,
         "dtype": "float32",
     }
     required_inputs = ["image"]  # noqa: RUF012
@@ -68,14 +71,21 @@ class RIPEExtractor(BaseModel):
         self.model = load(conf["weights"], device="cpu", dtype=getattr(torch, conf["dtype"], conf["dtype"]))
 
     def _forward(self, data: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Extract B×C×H×W images in 0..1: lists of keypoints N×2, scores N (logits), and descriptors D×N."""
+        """Extract B×C×H×W images in 0..1: lists of keypoints N×2, scores N (logits), descriptors D×N, and scales N.
+
+        hloc multiplies the scales as it does the keypoints, so that they are in pixels of the photo.
+        """
         extracted = self.model.extract(
-            data["image"], max_keypoints=self.conf["max_keypoints"], threshold=self.conf["detection_threshold"]
+            data["image"],
+            max_keypoints=self.conf["max_keypoints"],
+            threshold=self.conf["detection_threshold"],
+            scales=self.conf["scales"],
         )
         return {
             "keypoints": [features.keypoints for features in extracted],
             "scores": [features.scores for features in extracted],
             "descriptors": [features.descriptors.float().T for features in extracted],
+            "scales": [features.scales for features in extracted],
         }
 
 

@@ -3,8 +3,10 @@
     matcher = LocalFeatureMatcher(RIPEFeature(ripe.load()), DescriptorMatcher("mnn"))
     found = matcher({"image0": image0, "image1": image1})
 
-Matchers that need local affine frames gain nothing: ours have one fixed scale and no orientation.
+Local affine frames are upright, as ours have no orientation, and 8 px of the image in which the keypoint was seen.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from ripe.features import Features
 from ripe.matching import upright_frames
 from ripe.model import RIPE
+from ripe.resizing import ONE_SCALE, check_scales
 
 LAF_SCALE = 8.0
 
@@ -24,13 +27,22 @@ class RIPEFeature(nn.Module):
         model: from `ripe.load`.
         max_keypoints: how many keypoints an image keeps at most, the best ones.
         threshold: least score of a keypoint, a logit; the network's own if None.
+        scales: at which the network sees an image; see `RIPE.extract`.
     """
 
-    def __init__(self, model: RIPE, *, max_keypoints: int = 2048, threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        model: RIPE,
+        *,
+        max_keypoints: int = 2048,
+        threshold: float | None = None,
+        scales: Sequence[float] = ONE_SCALE,
+    ) -> None:
         super().__init__()
         self.model = model
         self.max_keypoints = max_keypoints
         self.threshold = threshold
+        self.scales = check_scales(scales)
 
     def forward(self, img: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Extract a batch.
@@ -40,13 +52,16 @@ class RIPEFeature(nn.Module):
             mask: B×1×H×W or B×H×W; no keypoint lies where it is 0.
 
         Returns:
-            lafs B×N×2×3, upright frames of 8 px around the keypoints, in pixels of `img` with the centre of the
-            top-left pixel at (0, 0); responses B×N, the probability in 0..1 that the detector accepts the pixel (the
-            logistic function of its logit); descriptors B×N×D of length 1. Best first. N is that of the image with most
-            keypoints, and may be 0; the others' lists end in zeros, which kornia takes for empty places.
+            lafs B×N×2×3, upright frames of 8 px times `Features.scales` around the keypoints, in pixels of `img` with
+            the centre of the top-left pixel at (0, 0); responses B×N, the probability in 0..1 that the detector accepts
+            the pixel (the logistic function of its logit); descriptors B×N×D of length 1. Best first. N is that of the
+            image with most keypoints, and may be 0; the others' lists end in zeros, which kornia takes for empty
+            places.
         """
         masks = None if mask is None else list(mask.reshape(-1, *mask.shape[-2:]))
-        extracted = self.model.extract(img, max_keypoints=self.max_keypoints, threshold=self.threshold, masks=masks)
+        extracted = self.model.extract(
+            img, max_keypoints=self.max_keypoints, threshold=self.threshold, scales=self.scales, masks=masks
+        )
         most = max(map(len, extracted), default=0)
         parts = [_padded(features.to(img.device), most) for features in extracted]
         lafs, responses, descriptors = (torch.stack(part).to(img.dtype) for part in zip(*parts, strict=True))
@@ -56,7 +71,7 @@ class RIPEFeature(nn.Module):
 def _padded(features: Features, length: int) -> tuple[Tensor, Tensor, Tensor]:
     missing = length - len(features)
     return (
-        F.pad(upright_frames(features.keypoints, LAF_SCALE), (0, 0, 0, 0, 0, missing)),
+        F.pad(upright_frames(features.keypoints, LAF_SCALE * features.scales), (0, 0, 0, 0, 0, missing)),
         F.pad(features.scores.float().sigmoid(), (0, missing)),
         F.pad(features.descriptors.float(), (0, 0, 0, missing)),
     )

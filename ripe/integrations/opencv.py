@@ -9,13 +9,12 @@ from torch import Tensor
 from ripe import checks
 from ripe.features import Features, Matches
 
-SIZE = 1.0
 NO_ANGLE = -1.0  # OpenCV's own mark
 
 
 def to_keypoints(features: Features) -> list[cv2.KeyPoint]:
-    """The keypoints of an image, in order; the `response` is the score, in the unit of `threshold`."""
-    return keypoints_of(features.keypoints, features.scores)
+    """The keypoints of an image, in order; `response` is the score, in the unit of `threshold`, `size` the scale."""
+    return keypoints_of(features.keypoints, features.scores, features.scales)
 
 
 def to_matches(matches: Matches) -> list[cv2.DMatch]:
@@ -26,16 +25,18 @@ def to_matches(matches: Matches) -> list[cv2.DMatch]:
     return matches_of((2 - 2 * matches.scores).clamp(min=0).sqrt(), matches.indices)
 
 
-def keypoints_of(positions: Tensor, scores: Tensor) -> list[cv2.KeyPoint]:
-    """N×2 (x, y) positions and their N scores as OpenCV's keypoints, of size 1 and without an angle.
+def keypoints_of(positions: Tensor, scores: Tensor, sizes: Tensor | None = None) -> list[cv2.KeyPoint]:
+    """N×2 (x, y) positions, their N scores and N sizes (1 if None) as OpenCV's keypoints, without an angle.
 
     Raises:
-        ValueError: the positions are not N×2 finite numbers, or there are not as many scores.
+        ValueError: the positions are not N×2 finite numbers, or there are not as many scores or sizes.
     """
     places = checks.points(positions, "keypoints").tolist()
+    sizes = positions.new_ones(len(places)) if sizes is None else sizes
     _check_count(scores, len(places), "scores", "keypoints")
-    rows = zip(places, scores.tolist(), strict=True)
-    return [cv2.KeyPoint(x, y, SIZE, NO_ANGLE, score) for (x, y), score in rows]
+    _check_count(sizes, len(places), "scales", "keypoints")
+    rows = zip(places, sizes.tolist(), scores.tolist(), strict=True)
+    return [cv2.KeyPoint(x, y, size, NO_ANGLE, score) for (x, y), size, score in rows]
 
 
 def matches_of(distances: Tensor, indices: Tensor) -> list[cv2.DMatch]:

@@ -6,11 +6,10 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ripe.matching import mutual_nearest_neighbours
+from ripe.matching import similarity
 from ripe.storage import Pair
 
 LOOKED_AT = 256
-SHARPNESS = 4
 
 
 def exhaustive(names: Sequence[str]) -> list[Pair]:
@@ -37,15 +36,9 @@ def similar(descriptors: Mapping[str, Tensor], neighbours: int) -> list[Pair]:
     best = [descriptors[name][:LOOKED_AT] for name in names]
     scores = torch.full((len(names), len(names)), -torch.inf)
     for first, second in combinations(range(len(names)), 2):
-        scores[first, second] = scores[second, first] = _similarity(best[first], best[second])
+        scores[first, second] = scores[second, first] = similarity(best[first], best[second])
     chosen = set()
     for index in range(len(names)):
         partners = scores[index].topk(min(neighbours, len(names) - 1)).indices.tolist()
         chosen |= {(min(index, partner), max(index, partner)) for partner in partners}
     return [(names[first], names[second]) for first, second in sorted(chosen)]
-
-
-def _similarity(descriptors0: Tensor, descriptors1: Tensor) -> float:
-    """Sum over mutual nearest neighbours of a steep function of the cosine, so that a few good matches count most."""
-    _, cosines = mutual_nearest_neighbours(descriptors0, descriptors1)
-    return float(cosines.clamp(min=0).pow(SHARPNESS).sum())

@@ -8,19 +8,23 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ripe.attempts import DescribeTurned, TurnedFeatures, attempt_match, best_of, try_turns
 from ripe.extract_many import Extract, extract_many
+from ripe.features import Features, Matches
 from ripe.files import locked
 from ripe.filters import MUTUAL, MatchFilter
 from ripe.folders import masks_below
 from ripe.integrations import colmap
-from ripe.match_many import match_many
+from ripe.match_many import MatchPair, match_many
 from ripe.matching import check_installed
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
+from ripe.two_views import Rotations, inlier_threshold
 
 if TYPE_CHECKING:
     import pycolmap
@@ -42,12 +46,15 @@ class Source:
         extract: gives photos' features.
         settings: what the features depend on; stored with them, and a later run must agree.
         masks: folder of masks (see `ripe.folders.masks_below`); no keypoint lies where a photo's mask is zero.
+        describe_turned: describes a photo's features as they look when it is turned (see `RIPE.describe_turned`); None
+            where descriptors turn with the photo.
     """
 
     name: str
     extract: Extract
     settings: Mapping[str, Any]
     masks: Path | None = None
+    describe_turned: DescribeTurned | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def reconstruct(
     single_camera: bool = False,
     single_threaded: bool = False,
     match_filter: MatchFilter = MUTUAL,
+    rotations: Rotations = "auto",
     overwrite: bool = False,
     device: torch.device | str = "cpu",
     report: Report = lambda stage, done, total: None,
@@ -109,6 +117,8 @@ def reconstruct(
         single_camera: all photos of one size share one camera.
         single_threaded: let COLMAP's mapping run in one thread, so that equal input gives equal models.
         match_filter: how descriptors are matched.
+        rotations: whether pairs are also matched with one photo turned by quarter turns: "auto" where they are no
+            better than chance as they are, "all" always, "none" never. A turn that is no better either changes nothing.
         overwrite: extract and match anew.
         device: where descriptors are compared.
         report: told about progress.
@@ -141,9 +151,12 @@ def reconstruct(
         )
     with FeatureReader(features_path) as features:
         chosen = pairs(features, readable) if callable(pairs) else pairs
-        settings = {"matcher": str(match_filter), **features.settings}
-        with MatchFile(matches_path, settings, overwrite=overwrite) as matched:
-            failures |= _match(features, chosen, matched, match_filter, device, report)
+        turning = source.describe_turned is not None and rotations != "none"
+        match_pair = _in_turns(source, folder, features, match_filter, rotations, device) if turning else None
+        matcher = f"{match_filter}, in quarter turns ({rotations})" if turning else str(match_filter)
+        with MatchFile(matches_path, {"matcher": matcher, **features.settings}, overwrite=overwrite) as matched:
+            failures |= _match(features, chosen, matched, match_filter, match_pair, device, report)
+            tries = {frozenset(pair): int(matched.notes(*pair).get("tries", 1)) for pair in chosen}
         # Another process with this output waits here, as it has for the features and the matches.
         with locked(output / MODEL):
             database = output / "database.db"
@@ -155,7 +168,7 @@ def reconstruct(
                 single_camera=single_camera,
             )
             failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
-            verified = colmap.verify(database)
+            verified = colmap.verify(database, lambda name0, name1: tries.get(frozenset((name0, name1)), 1))
             models = _map(database, folder, output, len(readable), single_threaded, report)
     best = models[0] if models else None
     points = 0 if best is None else best.num_points3D()
@@ -179,6 +192,7 @@ def _match(
     pairs: Sequence[Pair],
     store: MatchFile,
     how: MatchFilter,
+    match_pair: MatchPair | None,
     device: torch.device | str,
     report: Report,
 ) -> dict[str, str]:
@@ -189,8 +203,38 @@ def _match(
         failures[" and ".join(pair)] = str(error)
 
     progress = _counted("match", len(pairs), report)
-    missing = match_many(features, pairs, store, how=how, device=device, progress=progress, failed=failed)
+    missing = match_many(
+        features, pairs, store, how=how, match_pair=match_pair, device=device, progress=progress, failed=failed
+    )
     return failures | {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
+
+
+def _in_turns(
+    source: Source,
+    folder: Path,
+    features: FeatureReader,
+    how: MatchFilter,
+    rotations: Rotations,
+    device: torch.device | str,
+) -> MatchPair:
+    """Matches pairs as `rotations` say; what is kept is the upright photos' matches unless a turn is verified."""
+    assert source.describe_turned is not None
+    turned = TurnedFeatures(source.describe_turned, folder, features.read)
+    seen_side = source.settings.get("max_side")
+
+    def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
+        limit = inlier_threshold("fundamental", (features0.image_size, features1.image_size), seen_side)
+        attempt = partial(attempt_match, geometry="fundamental", max_error=limit, how=how)
+
+        def turned_first(turns: int) -> Features:
+            return turned(pair[0], turns).to(device)
+
+        tried = try_turns(attempt, features0, features1, turned_first, rotations, likeliest=rotations == "auto")
+        best = best_of(tried)
+        kept = tried[0] if best.by_chance else best
+        return kept.matches, {"quarter_turns": kept.quarter_turns, "tries": len(tried)}
+
+    return match_pair
 
 
 def _counted(stage: str, total: int, report: Report) -> Callable[..., None]:
