@@ -1,5 +1,6 @@
 """Matching of descriptors."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from ripe import checks
 from ripe.features import Features, Matches
 from ripe.filters import MatchFilter, Method
 
+Match = Callable[[Features, Features], Matches]
+"""What matches two images' features."""
 BLOCK = 2**24
 """Similarities that are held at a time: 64 MiB, which 4096 by 4096 keypoints fill."""
 FRAME = 8.0  # kornia's matchers want a scale; ours is the same everywhere, which leaves it without effect

@@ -218,6 +218,7 @@ def test_a_network_that_codes_positions_is_found_out(
         valid=torch.ones(2, size, size, dtype=torch.bool),
         positive=torch.tensor([True]),
         H_0to1=torch.full((1, 3, 3), torch.nan),
+        one_photo=torch.tensor([False]),
         skipped=[],
     )
     objective = ObjectiveConfig(min_motion=0.0, border=0)

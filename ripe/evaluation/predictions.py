@@ -21,6 +21,7 @@ from ripe.extract_many import Extract, Extraction, extract_many
 from ripe.extractors import Describer, one_by_one, resized, to_original
 from ripe.images import MAX_MEGAPIXELS
 from ripe.match_many import match_many
+from ripe.matching import Match, match
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
 
 Progress = Callable[..., object]
@@ -45,6 +46,7 @@ class Candidate:
         settings: what its features depend on besides the image.
         describe: the extractor itself.
         hardware: what it runs on, in words.
+        match: what matches its features where they are not kept in files.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Candidate:
     settings: Mapping[str, Any]
     describe: Describer
     hardware: str
+    match: Match = match
 
 
 @dataclass(frozen=True)
