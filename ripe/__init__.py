@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ripe.geometry.verdict import UnrelatedPhotosError as UnrelatedPhotosError
     from ripe.geometry.verdict import Verdict as Verdict
     from ripe.geometry.verdict import judge as judge
+    from ripe.matchers import Matcher as Matcher
+    from ripe.matchers import load_matcher as load_matcher
     from ripe.matching import match as match
     from ripe.model import RIPE as RIPE
     from ripe.pretrained import load as load
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Alignment": "ripe.alignment",
     "Features": "ripe.features",
+    "Matcher": "ripe.matchers",
     "Matches": "ripe.features",
     "Panorama": "ripe.stitching",
     "RIPE": "ripe.model",
@@ -46,6 +49,7 @@ _HOMES = {
     "estimate_geometry": "ripe.geometry.robust",
     "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",
+    "load_matcher": "ripe.matchers",
     "load_features": "ripe.feature_arrays",
     "match": "ripe.matching",
     "save_weights": "ripe.pretrained",

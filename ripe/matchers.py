@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ripe import checks
 from ripe.features import Features, Matches
+from ripe.filters import MIN_SCORE
 from ripe.networks.lightglue import LightGlue, Points, normalised
 from ripe.pretrained import usable_device
 from ripe.stored_weights import hash_of, is_safetensors, read_weights, write_weights
@@ -18,8 +18,6 @@ from ripe.stored_weights import hash_of, is_safetensors, read_weights, write_wei
 ARCHITECTURE = "lightglue"
 MATCHERS = {"compact": "compact_lightglue.safetensors"}
 """The matchers that come with the package, by the extractor that they are for."""
-MIN_SCORE = 0.1
-"""Least probability of a match, as published."""
 
 
 class Matcher:
@@ -39,9 +37,9 @@ class Matcher:
         """Where it computes."""
         return next(self.network.parameters()).device
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, str]:
         """What its matches depend on beside the features."""
-        return {"matcher": ARCHITECTURE, "matcher_weights": hash_of(ARCHITECTURE, self.network.state_dict())}
+        return {"matcher_weights": hash_of(ARCHITECTURE, self.network.state_dict())}
 
     def __call__(self, features0: Features, features1: Features, *, min_score: float = MIN_SCORE) -> Matches:
         """Match two images' features; no keypoint is in two matches.

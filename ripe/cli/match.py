@@ -25,7 +25,8 @@ EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
   ripe match left.jpg right.jpg -o all.png --view matches --draw 0
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
-  ripe match left.jpg right.jpg --method adalam --masks masks/
+  ripe match left.jpg right.jpg --matcher lightglue
+  ripe match left.jpg right.jpg --matcher adalam --masks masks/
   ripe match left.jpg right.jpg --geometry essential --intrinsics 1150
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
   ripe match --pairs pairs.txt --features features.h5 -o inliers.h5 --geometry fundamental
@@ -103,18 +104,20 @@ def _match_many(arguments: argparse.Namespace) -> int:
     from ripe import files
     from ripe.geometry.verdict import WORDS
     from ripe.match_many import match_many
+    from ripe.matching import matching_settings
     from ripe.pair_lists import read_pair_list
     from ripe.storage import FeatureReader, MatchFile
 
     files.check_writable(arguments.output)
     pairs = read_pair_list(arguments.pairs)
     how = options.match_filter(arguments)
+    by = matching_settings(how)
     device = options.device(arguments)
     with (
         FeatureReader(arguments.features) as features,
         MatchFile(
             arguments.output,
-            {"matcher": f"{how}{_verification(arguments)}", **features.settings},
+            {**by, "matcher": by["matcher"] + _verification(arguments), **features.settings},
             overwrite=arguments.overwrite,
         ) as store,
         progress_bar("match", len(pairs), unit="pair") as progress,
@@ -204,7 +207,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
     from ripe.images import as_rgb
-    from ripe.matching import filtered_match
+    from ripe.matching import check_usable, filtered_match
+    from ripe.pretrained import weights_hash
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
@@ -222,6 +226,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
     threshold, cameras = _inlier_threshold(arguments, arguments.resize, sizes), _cameras(arguments, sizes)
     with watch.stage("load"):
         model = options.load_model(arguments)
+        check_usable(how, weights_hash(model))
     with watch.stage("extract"):
         features = [
             model.extract(image, **limits, masks=[mask])[0].to("cpu") for image, mask in zip(images, masks, strict=True)

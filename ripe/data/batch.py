@@ -31,8 +31,10 @@ class PairBatch:
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from where a GPU copies while it computes; PyTorch's loader asks for it."""
-        tensors = self.images, self.valid, self.positive, self.H_0to1, self.one_photo
-        return type(self)(*(part.pin_memory() for part in tensors), self.skipped)
+        images, valid, positive, warps, one_photo = (
+            part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1, self.one_photo)
+        )
+        return type(self)(images, valid, positive, warps, one_photo, self.skipped)
 
     @property
     def by_warp(self) -> Tensor:

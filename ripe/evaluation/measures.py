@@ -250,10 +250,12 @@ class EpipolarAgreement:
         except (OSError, ValueError):
             return None
 
-    def _inliers(self, *points: torch.Tensor) -> torch.Tensor:
+    def _inliers(self, points0: torch.Tensor, points1: torch.Tensor) -> torch.Tensor:
         """K bool of K×2 points of both photos; none if they do not count."""
-        found = estimate_geometry("fundamental", *points, max_error=self.max_error, max_iterations=1000).inliers
-        counts = int(found.sum()) >= self.fewest_inliers and not hardly_moves(*points, found, self.min_motion)
+        found = estimate_geometry(
+            "fundamental", points0, points1, max_error=self.max_error, max_iterations=1000
+        ).inliers
+        counts = int(found.sum()) >= self.fewest_inliers and not hardly_moves(points0, points1, found, self.min_motion)
         return found if counts else torch.zeros_like(found)
 
 

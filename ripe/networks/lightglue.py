@@ -140,8 +140,10 @@ class LightGlue(nn.Module):
             unsure = sum(int((~side).sum()) for side in sure)
             if unsure < (1 - CONFIDENT_SHARE) * sum(counts):
                 break
+            assign = self.assign[layer]
+            assert isinstance(assign, _Assign)
             for side in (0, 1):
-                hopeful = self.assign[layer].matchable(states[side])[0].sigmoid() > HOPELESS
+                hopeful = assign.partner(states[side])[0, :, 0].sigmoid() > HOPELESS
                 stays = (hopeful | ~sure[side]).nonzero()[:, 0]
                 if len(stays) == 0:
                     return kept[0].new_zeros((0, 2)), first.positions.new_zeros(0)
@@ -237,11 +239,10 @@ class _Change(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.message = nn.Linear(width, width)
-        self.layers = nn.Sequential(
-            nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        last = nn.Linear(2 * width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), last)
 
     def forward(self, state: Tensor, message: Tensor) -> Tensor:
         message = self.message(message.transpose(1, 2).flatten(-2))
@@ -260,16 +261,12 @@ class _Assign(nn.Module):
         with torch.no_grad():
             self.project.weight *= math.sqrt(SHARPNESS / width)
 
-    def matchable(self, state: Tensor) -> Tensor:
-        """B×N logits that a keypoint has a partner."""
-        return self.partner(state)[..., 0]
-
     def forward(self, state0: Tensor, state1: Tensor, both: Tensor | None = None) -> Assignment:
         # In float32, as sums over thousands of keypoints are taken of it.
         similarity = (self.project(state0) @ self.project(state1).mT).float()
         if both is not None:
             similarity = similarity.masked_fill(~both, ABSENT)
-        partner0, partner1 = self.matchable(state0).float(), self.matchable(state1).float()
+        partner0, partner1 = (self.partner(state)[..., 0].float() for state in (state0, state1))
         log_scores = similarity.log_softmax(dim=1) + similarity.log_softmax(dim=2)
         log_scores = log_scores + F.logsigmoid(partner0)[:, :, None] + F.logsigmoid(partner1)[:, None]
         if both is not None:

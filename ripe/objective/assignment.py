@@ -111,13 +111,15 @@ def by_epipolar_geometry(
 
     def truth() -> Truth:
         geometry = fit.result()
-        nothing = [torch.zeros(len(side), dtype=torch.bool, device=side.device) for side in (keypoints0, keypoints1)]
+        alone0, alone1 = (
+            keypoints.new_zeros(len(keypoints), dtype=torch.bool) for keypoints in (keypoints0, keypoints1)
+        )
         if not _believable(geometry, points, config.min_motion):
-            return Truth("real", proposed[:0], *nothing)
+            return Truth("real", proposed[:0], alone0, alone1)
         assert geometry.model is not None
         model = geometry.model.to(keypoints0)
         wrong = epipolar_distances(model, keypoints0, keypoints1) > config.far
-        return Truth("real", proposed[geometry.inliers.to(proposed.device)], *nothing, wrong)
+        return Truth("real", proposed[geometry.inliers.to(proposed.device)], alone0, alone1, wrong)
 
     return truth
 

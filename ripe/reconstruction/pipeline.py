@@ -19,7 +19,7 @@ from ripe.filters import MUTUAL, MatchFilter
 from ripe.folders import masks_below
 from ripe.integrations import colmap
 from ripe.match_many import match_many
-from ripe.matching import check_installed
+from ripe.matching import check_usable, matching_settings
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def reconstruct(
     """
     # Before hours of work.
     colmap.import_pycolmap()
-    check_installed(match_filter)
+    check_usable(match_filter)
     if callable(pairs):
         check_distinct_names(names)
     else:
@@ -141,7 +141,7 @@ def reconstruct(
         )
     with FeatureReader(features_path) as features:
         chosen = pairs(features, readable) if callable(pairs) else pairs
-        settings = {"matcher": str(match_filter), **features.settings}
+        settings = {**matching_settings(match_filter), **features.settings}
         with MatchFile(matches_path, settings, overwrite=overwrite) as matched:
             failures |= _match(features, chosen, matched, match_filter, device, report)
         # Another process with this output waits here, as it has for the features and the matches.
