@@ -79,6 +79,11 @@ def as_points(features: Sequence[Features], device: torch.device) -> Points:
     return Points(*(pad_sequence(parts, batch_first=True) for parts in (positions, descriptors, present)))
 
 
+def shipped(name: str) -> Path:
+    """Where the weights of one of `MATCHERS` are."""
+    return Path(str(resources.files("ripe") / "weights" / MATCHERS[name]))
+
+
 def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.device | None = None) -> Matcher:
     """A trained matcher.
 
@@ -94,7 +99,7 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
     name = str(name_or_path)
     path = Path(name_or_path)
     if name in MATCHERS:
-        path = Path(str(resources.files("ripe") / "weights" / MATCHERS[name]))
+        path = shipped(name)
     elif not path.suffix and len(path.parts) == 1 and not path.is_file():
         raise ValueError(f"unknown matcher {name!r}; give {', '.join(MATCHERS)} or the path of a weights file")
     if not path.is_file():

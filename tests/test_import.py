@@ -53,6 +53,7 @@ def test_the_check_can_fail() -> None:
 NEEDING_MORE = {
     "ripe.demo.page": "gradio",
     "ripe.integrations.gluefactory": "gluefactory",
+    "ripe.integrations.gluefactory_matcher": "gluefactory",
     "ripe.integrations.hloc": "hloc",
 }
 

@@ -5,11 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 import ripe
+from ripe.cli import main
 from ripe.features import Features
 from ripe.filters import MatchFilter
 from ripe.matchers import MATCHERS, Matcher, as_points, save_matcher
@@ -17,6 +19,7 @@ from ripe.matching import check_usable, matching_settings
 from ripe.networks.lightglue import LightGlue, normalised
 from ripe.pretrained import weights_hash
 from ripe.recipe.config import DataConfig, MatcherConfig, OptimizerConfig, TrainConfig
+from ripe.storage import FeatureFile
 from ripe.training.checkpoint import CheckpointFolder
 from ripe.training.loop import train
 
@@ -26,16 +29,6 @@ def features(count: int, seed: int, dim: int = 128) -> Features:
     descriptors = normalize(torch.randn(count, dim, generator=generator), dim=-1)
     keypoints = torch.rand(count, 2, generator=generator) * 200
     return Features(keypoints, torch.zeros(count), descriptors, (320, 240))
-
-
-@pytest.fixture(scope="module")
-def random_matcher() -> Matcher:
-    torch.manual_seed(1)
-    network = LightGlue(128, 64, layers=2)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return Matcher(network, "a hash")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -146,6 +139,23 @@ def test_the_command_line_takes_it(photos: list[Path], random_matcher: Matcher, 
     assert len(result.stderr.splitlines()) == 1
     result = ripe_command("match", *photos, "--matcher", "lightgleu")
     assert "--matcher lightgleu: give one of mutual, fginn, adalam, lightglue, or a weights file" in result.stderr
+
+
+def test_files_hold_probabilities_as_hloc_has_them(
+    random_matcher: Matcher, matcher_weights: Path, tmp_path: Path
+) -> None:
+    """In 0..1 as they are; cosine similarities have to be brought there."""
+    images = {"a.jpg": features(60, 0), "b.jpg": features(50, 1)}
+    with FeatureFile(tmp_path / "f.h5", {"model": "compact", "weights": random_matcher.extractor}) as store:
+        store.add(images, dict.fromkeys(images, 1.0))
+    (tmp_path / "pairs.txt").write_text("a.jpg b.jpg\n")
+    words = ["--features", tmp_path / "f.h5", "-o", tmp_path / "m.h5", "--matcher", matcher_weights]
+    assert main(["match", "--pairs", *map(str, [tmp_path / "pairs.txt", *words]), "--min-score", "0"]) == 0
+    expected = random_matcher(*images.values(), min_score=0)
+    with h5py.File(tmp_path / "m.h5") as file:
+        found = file["a.jpg/b.jpg/matching_scores0"][()]
+        assert file["a.jpg/b.jpg/matches0"][()][expected.indices[:, 0]].tolist() == expected.indices[:, 1].tolist()
+    assert found[expected.indices[:, 0]] == pytest.approx(expected.scores.numpy(), rel=1e-3)
 
 
 def small_run(scenes: Path, output: Path) -> TrainConfig:
