@@ -314,6 +314,7 @@ def store(step: OurStep, batch: PairBatch, folder: Path) -> None:
                 valid=batch.valid[views],
                 positive=batch.positive[index : index + 1],
                 H_0to1=batch.H_0to1[index : index + 1],
+                one_photo=batch.one_photo[index : index + 1],
             )
             with torch.autocast(step.device.type, dtype=torch.bfloat16, enabled=step.precision == "bf16-mixed"):
                 parts.append(step.forward(single.images.to(step.device).float() / 255, single))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ripe.geometry.verdict import UnrelatedPhotosError as UnrelatedPhotosError
     from ripe.geometry.verdict import Verdict as Verdict
     from ripe.geometry.verdict import judge as judge
+    from ripe.matchers import Matcher as Matcher
+    from ripe.matchers import load_matcher as load_matcher
     from ripe.matching import match as match
     from ripe.model import RIPE as RIPE
     from ripe.pretrained import load as load
@@ -39,6 +41,7 @@ _HOMES = {
     "Alignment": "ripe.alignment",
     "Features": "ripe.features",
     "MatchedPhotos": "ripe.attempts",
+    "Matcher": "ripe.matchers",
     "Matches": "ripe.features",
     "Panorama": "ripe.stitching",
     "RIPE": "ripe.model",
@@ -49,6 +52,7 @@ _HOMES = {
     "estimate_geometry": "ripe.geometry.robust",
     "judge": "ripe.geometry.verdict",
     "load": "ripe.pretrained",
+    "load_matcher": "ripe.matchers",
     "load_features": "ripe.feature_arrays",
     "match": "ripe.matching",
     "match_photos": "ripe.attempts",

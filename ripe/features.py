@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 GeometryKind = Literal["fundamental", "homography", "essential"]
+NO_MATCH = -1
 
 
 @dataclass(eq=False, repr=False)
@@ -105,7 +106,7 @@ class Matches:
 
     Attributes:
         indices: K×2 int64; row (i, j) joins keypoint i of the first image to keypoint j of the second.
-        scores: K float32 cosine similarities of the descriptors, in -1..1.
+        scores: K float32 cosine similarities of the descriptors, in -1..1, or a learned matcher's probabilities.
     """
 
     indices: Tensor
@@ -129,6 +130,24 @@ class Matches:
                 f"these are not matches of these features, which have {counts[0]} and {counts[1]} keypoints"
             )
         return features0.keypoints[self.indices[:, 0]], features1.keypoints[self.indices[:, 1]]
+
+    def partners(self, count0: int) -> tuple[Tensor, Tensor]:
+        """The matches as hloc and Glue Factory have them, one number for each keypoint of the first image.
+
+        Args:
+            count0: how many keypoints it has.
+
+        Returns:
+            count0 int64, which of the second image's keypoints belongs to it, −1 for none; and count0 scores, 0 there.
+        """
+        partners = self.indices.new_full((count0,), NO_MATCH)
+        scores = self.scores.new_zeros(count0)
+        partners[self.indices[:, 0]], scores[self.indices[:, 0]] = self.indices[:, 1], self.scores
+        return partners, scores
+
+    def reversed(self) -> Self:
+        """The same matches from the second image to the first."""
+        return replace(self, indices=self.indices.flip(1))
 
 
 @dataclass(eq=False, repr=False)

@@ -10,7 +10,7 @@ import torch
 
 from ripe.features import Features, Matches
 from ripe.filters import MUTUAL, MatchFilter
-from ripe.matching import check_installed, filtered_match
+from ripe.matching import check_usable, filtered_match
 from ripe.storage import FeatureReader, MatchFile, Pair
 
 CACHED_IMAGES = 128
@@ -54,10 +54,11 @@ def match_many(
 
     Raises:
         ValueError: hloc's layout cannot tell two pairs apart (see `ripe.storage.check_distinct`), `how` needs what is
-            not installed, or, without `failed`, two images' features cannot be matched (see `ripe.match`).
+            not installed, or is for other features, or, without `failed`, two images' features cannot be matched (see
+            `ripe.match`).
     """
     match_pair = match_pair or (lambda pair, features0, features1: (filtered_match(features0, features1, how), {}))
-    check_installed(how)  # which would otherwise fail pair by pair
+    check_usable(how, features.settings.get("weights", "none of ours"))  # which would otherwise fail pair by pair
     store.check_distinct(pairs)
     identities = _identities(features, pairs)
     pending = {frozenset(pair): pair for pair in pairs if not store.holds(*pair, identities)}

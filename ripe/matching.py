@@ -1,5 +1,8 @@
 """Matching of descriptors."""
 
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -8,7 +11,10 @@ from torch import Tensor
 from ripe import checks
 from ripe.features import Features, Matches
 from ripe.filters import MatchFilter, Method
+from ripe.matchers import Matcher, load_matcher
 
+Match = Callable[[Features, Features], Matches]
+"""What matches two images' features."""
 BLOCK = 2**24
 """Similarities that are held at a time: 64 MiB, which 4096 by 4096 keypoints fill."""
 SHARPNESS = 4
@@ -96,6 +102,8 @@ def match(
     method: Method = "mutual",
     ratio: float | None = None,
     min_similarity: float = -1.0,
+    matcher: str | Path | None = None,
+    min_score: float | None = None,
 ) -> Matches:
     """Match two images' features; no keypoint is in two matches.
 
@@ -105,16 +113,24 @@ def match(
     Args:
         features0: features of the first image.
         features1: features of the second image, from the same model.
-        method: "mutual", "fginn" or "adalam"; see `ripe.filters.MatchFilter`.
+        method: "mutual", "fginn", "adalam" or "lightglue"; see `ripe.filters.MatchFilter`.
         ratio: most that the distance to the nearest descriptor may be of that to the second nearest, 0..1; of "mutual"
             in both directions, where there are two or more keypoints in both images.
         min_similarity: drop matches with a lower cosine similarity (−1..1).
+        matcher: of "lightglue": "compact", for the features of `ripe.load("compact")`, or a weights file. It is loaded
+            once and kept.
+        min_score: of "lightglue": drop matches with a lower probability (0..1); 0.1 if None.
+
+    Returns:
+        The matches; scores are cosine similarities, or probabilities of "lightglue".
 
     Raises:
         ValueError: these are not the features of two images, hold NaN, or cannot be compared, as descriptors of two
             models cannot; the filter is none; or it is kornia's, which is not installed.
+        FileNotFoundError: there is no such weights file.
     """
-    return filtered_match(features0, features1, MatchFilter(method, ratio, min_similarity))
+    name = None if matcher is None else str(matcher)
+    return filtered_match(features0, features1, MatchFilter(method, ratio, min_similarity, name, min_score))
 
 
 def filtered_match(features0: Features, features1: Features, how: MatchFilter) -> Matches:
@@ -123,6 +139,10 @@ def filtered_match(features0: Features, features1: Features, how: MatchFilter) -
     checks.features(features1, "features1")
     descriptors0, descriptors1 = features0.descriptors, features1.descriptors
     _check_comparable(descriptors0, descriptors1)
+    if how.method == "lightglue":
+        assert how.matcher is not None
+        assert how.min_score is not None
+        return _learned(how.matcher, descriptors0.device)(features0, features1, min_score=how.min_score)
     tests_ratios = how.method != "mutual" or how.ratio is not None
     if min(len(features0), len(features1)) < (2 if tests_ratios else 1):
         return Matches(descriptors0.new_zeros((0, 2), dtype=torch.int64), descriptors0.new_zeros(0))
@@ -138,14 +158,45 @@ def filtered_match(features0: Features, features1: Features, how: MatchFilter) -
     return Matches(indices[kept], scores[kept])
 
 
-def check_installed(how: MatchFilter) -> None:
-    """Raise a `ValueError` that says what to install if a filter is kornia's, which is not there."""
-    if how.method != "mutual":
+def matching_settings(how: MatchFilter) -> dict[str, str]:
+    """What matches depend on beside the features, in words, for files that hold some."""
+    settings = {"matcher": str(how)}
+    if how.method == "lightglue":
+        assert how.matcher is not None
+        settings |= _learned(how.matcher, torch.device("cpu")).settings()
+    return settings
+
+
+def check_usable(how: MatchFilter, extractor: str | None = None) -> None:
+    """Raise a `ValueError` if a filter is kornia's, which is not installed, or a matcher that does not fit.
+
+    Args:
+        how: the filter.
+        extractor: hash of the weights that the features are of (`ripe.pretrained.weights_hash`); None if not known.
+
+    Raises:
+        ValueError: the message says what to do.
+        FileNotFoundError: there is no such weights file of a matcher.
+    """
+    if how.method == "lightglue":
+        assert how.matcher is not None
+        known = _learned(how.matcher, torch.device("cpu")).extractor
+        if extractor not in (None, known):
+            raise ValueError(
+                f"the matcher {how.matcher} was trained for the features of other weights than these; extract with "
+                "those, train a matcher for these (ripe train --config-name matcher), or take the method mutual"
+            )
+    if how.method in ("fginn", "adalam"):
         try:
             import kornia.feature  # noqa: F401
         except ImportError as error:
             message = f"method {how.method} needs kornia: pip install 'ripe-keypoints[eval]' ({error})"
             raise ValueError(message) from error
+
+
+@lru_cache(maxsize=4)
+def _learned(name: str, device: torch.device) -> Matcher:
+    return load_matcher(name, device=device)
 
 
 def _nearest(similarity: Tensor, dim: int, seconds: bool) -> Nearest:
@@ -181,7 +232,7 @@ def _passes(nearest: Nearest, ratio: float) -> Tensor:
 
 
 def _match_by_kornia(features0: Features, features1: Features, how: MatchFilter) -> tuple[Tensor, Tensor]:
-    check_installed(how)
+    check_usable(how)
     from kornia.feature import match_adalam, match_fginn
 
     descriptors0, descriptors1 = features0.descriptors, features1.descriptors

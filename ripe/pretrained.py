@@ -4,7 +4,6 @@ Our own files are safetensors whose metadata name the architecture, its options 
 state dict is taken for one of the published network; it is read with `weights_only=True`, so that it cannot run code.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from ripe.detection import DetectionSettings
 from ripe.download import cache_dir, fetch, sha256_of, verify
-from ripe.files import replacing
 from ripe.model import RIPE
 from ripe.networks.compact import CompactNet
 from ripe.networks.descriptors import ProjectedColumn
 from ripe.networks.vgg import Interpolation, VggNet, descriptor_head
+from ripe.stored_weights import hash_of, is_safetensors, read_state_dict, read_weights, write_weights
 
 COMPACT_SHA256 = "3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f"
 RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
@@ -195,24 +191,12 @@ def save_weights(
         "options": json.dumps(dict(options or {})),
         "detection": json.dumps(asdict(model.detection)),
     }
-    tensors = {
-        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-    }
-    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise ValueError(f"{broken[0]} holds NaN or values beyond the range of {dtype}; nothing was saved")
-    with replacing(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+    write_weights(model.state_dict(), path, metadata, dtype)
 
 
 def weights_hash(model: RIPE) -> str:
     """SHA-256 over all weights of a model, in hexadecimal digits: equal for equal weights, wherever they came from."""
-    digest = hashlib.sha256(model.name.encode())
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return hash_of(model.name, model.state_dict())
 
 
 def model_settings(model: RIPE, threshold: float | None = None) -> dict[str, Any]:
@@ -252,9 +236,7 @@ def _existing(name_or_path: str | Path) -> Path:
 
 
 def _load_file(path: Path, options: Mapping[str, Any] | None = None) -> RIPE:
-    with path.open("rb") as file:
-        is_safetensors = file.read(9)[8:] == b"{"
-    state, metadata = _read_safetensors(path) if is_safetensors else (read_state_dict(path), {})
+    state, metadata = read_weights(path) if is_safetensors(path) else (read_state_dict(path), {})
     stored_options = json.loads(metadata.get("options", "{}"))
     model = build(metadata.get("architecture", "vgg_hyper"), **{**stored_options, **(options or {})})
     try:
@@ -265,22 +247,3 @@ def _load_file(path: Path, options: Mapping[str, Any] | None = None) -> RIPE:
     if "detection" in metadata:
         model.detection = DetectionSettings(**json.loads(metadata["detection"]))
     return model.eval()
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no iterator)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: damaged weights file ({error})") from error
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a PyTorch state dict, on the CPU; `ValueError` names a file that is none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # other bytes make the unpickler fail in every way that there is
-        raise ValueError(f"{path}: not a weights file, or a damaged one") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: holds no plain state dict (names and tensors)")
-    return dict(state)

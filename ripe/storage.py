@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ripe.features import Features, Matches
+from ripe.features import NO_MATCH, Features, Matches
 from ripe.files import lock, locked, replacing, unlock
 
 ABSENT = "none"
@@ -39,10 +40,10 @@ OPTIONS = {
     "max_side": "--resize",
     "scales": "--scales",
     "resizing": "--resize",
-    "matcher": "matches by --method, --ratio, --min-similarity, --rotations, --geometry:",
+    "matcher": "matches by --matcher, --ratio, --min-similarity, --min-score, --rotations, --geometry:",
+    "matcher_weights": "weights of --matcher",
 }
 """What the command line calls the settings of a file."""
-NO_MATCH = -1
 
 Pair = tuple[str, str]
 """Names of two images."""
@@ -259,13 +260,18 @@ class MatchFile(GroupFile):
             names = name0, name1
             noted = dict((notes or {}).get(names, {}))
             if self._stored_order(*names) == (name1, name0):
-                names, found = (name1, name0), Matches(found.indices.flip(1), found.scores)
+                names, found = (name1, name0), found.reversed()
                 count0, count1 = count1, count0
             known = [(identities or {}).get(name) for name in names]
             noted |= {f"name{side}": name for side, name in enumerate(names)}
             noted |= {f"features{side}": identity for side, identity in enumerate(known) if identity is not None}
-            writers[pair_group(*names)] = partial(_write_matches, found, count0, count1, noted)
+            writers[pair_group(*names)] = partial(_write_matches, self._as_shares(found), count0, count1, noted)
         self._add(writers)
+
+    def _as_shares(self, matches: Matches) -> Matches:
+        """Scores in 0..1, as hloc has them: a learned matcher's as they are, cosine similarities brought there."""
+        learned = "matcher_weights" in self.settings
+        return matches if learned else replace(matches, scores=(matches.scores + 1) / 2)
 
     def notes(self, name0: str, name1: str) -> Mapping[str, Any]:
         """The attributes that are stored with the matches of two images; none if there are no matches of theirs."""
@@ -478,10 +484,6 @@ def _write_matches(matches: Matches, count0: int, count1: int, notes: Mapping[st
     group.attrs.update(notes)
     # hloc writes int16, in which the indices of more than 32768 keypoints do not fit; it reads either.
     kind = np.int16 if count1 <= np.iinfo(np.int16).max + 1 else np.int32
-    indices = matches.indices.cpu().numpy()
-    matches0 = np.full(count0, NO_MATCH, dtype=kind)
-    matches0[indices[:, 0]] = indices[:, 1]
-    # hloc's scores of nearest neighbours: the cosine similarity brought from -1..1 to 0..1, half precision.
-    scores0 = np.zeros(count0, dtype=np.float16)
-    scores0[indices[:, 0]] = (matches.scores.cpu().numpy() + 1) / 2
-    group["matches0"], group["matching_scores0"] = matches0, scores0
+    partners, scores = matches.partners(count0)
+    group["matches0"] = partners.cpu().numpy().astype(kind)
+    group["matching_scores0"] = scores.cpu().numpy().astype(np.float16)

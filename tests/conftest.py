@@ -12,6 +12,8 @@ import skimage.data
 import torch
 
 import ripe
+from ripe.matchers import Matcher, save_matcher
+from ripe.networks.lightglue import LightGlue
 from ripe.pretrained import build, usable_device
 
 DEVICES = ("cpu", "cuda")
@@ -56,6 +58,26 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(random_weights: Path) -> ripe.RIPE:
     """A compact model with random weights, on the CPU. Do not change it."""
     return ripe.load(random_weights, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def random_matcher() -> Matcher:
+    """A matcher with seeded random weights, all of whose parts do something. Do not change it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = LightGlue(128, 64, layers=2)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+    return Matcher(network, "a hash")
+
+
+@pytest.fixture(scope="session")
+def matcher_weights(random_matcher: Matcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights file."""
+    path = tmp_path_factory.mktemp("weights") / "matcher.safetensors"
+    save_matcher(random_matcher, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,9 @@ from ripe.recipe import schedule
 from ripe.recipe.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from ripe.settings import Settings
 from ripe.tables import markdown_table
+from ripe.training.extractor import initial_model
 from ripe.training.loggers import FIGURES
 from ripe.training.presets import PUBLISHED_NAMES, compose, groups, presets
-from ripe.training.trainer import initial_model
 
 pytest.importorskip("hydra")
 SCRIPT = Path(ripe.__file__).parent / "train.py"

@@ -58,6 +58,17 @@ def test_arrays_are_the_tensors_values() -> None:
     assert found.to(torch.bfloat16).numpy()["descriptors"].dtype == np.float32
 
 
+def test_each_keypoint_has_its_partner() -> None:
+    matches = Matches(torch.tensor([[0, 3], [2, 1]]), torch.tensor([0.5, 0.25]))
+    partners, scores = matches.partners(4)
+    assert partners.tolist() == [3, -1, 1, -1]
+    assert scores.tolist() == [0.5, 0, 0.25, 0]
+    partners, scores = matches.reversed().partners(5)
+    assert partners.tolist() == [-1, 2, -1, 0, -1]
+    assert scores.tolist() == [0, 0.25, 0, 0.5, 0]
+    assert Matches(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0)).partners(0)[0].shape == (0,)
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npz"
     features().save(path)

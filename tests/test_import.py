@@ -25,8 +25,9 @@ OPTIONAL = (
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
     files resizing filters features checks feature_arrays settings tables images folders recipe
-    geometry detection matching download drawing storage pair_lists two_views
-    networks inference model pretrained attempts alignment stitching extract_many extractors match_many
+    geometry detection download drawing storage pair_lists two_views stored_weights
+    networks inference model pretrained matchers matching
+    attempts alignment stitching extract_many extractors match_many
     integrations utils
     data objective
     reconstruction evaluation training
@@ -53,6 +54,7 @@ def test_the_check_can_fail() -> None:
 NEEDING_MORE = {
     "ripe.demo.page": "gradio",
     "ripe.integrations.gluefactory": "gluefactory",
+    "ripe.integrations.gluefactory_matcher": "gluefactory",
     "ripe.integrations.hloc": "hloc",
 }
 

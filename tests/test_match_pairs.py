@@ -260,7 +260,7 @@ def test_the_filter_is_part_of_the_files_settings(scene: Path, capsys: pytest.Ca
         assert file.attrs["matcher"] == "mutual nearest neighbours, ratio at most 0.9, similarity at least 0.3"
     content = Path("matches.h5").read_bytes()
     assert match_pairs() == 1
-    assert "--method, --ratio, --min-similarity" in capsys.readouterr().err
+    assert "--matcher, --ratio, --min-similarity" in capsys.readouterr().err
     assert Path("matches.h5").read_bytes() == content
     assert match_pairs("--overwrite") == 0
     with h5py.File("matches.h5") as file:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 import ripe
 from ripe.data.feed import Feed, RunStoppedError, pair_numbers
+from ripe.evaluation.measures import Rival
 from ripe.model import RIPE
 from ripe.recipe.config import DataConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, WarpConfig
 from ripe.training import engine as engine_module
@@ -32,11 +33,11 @@ from ripe.training import loop
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from ripe.training.command import run_training
 from ripe.training.engine import Engine, layout, resolve_precision
+from ripe.training.extractor import ExtractorTrainer
 from ripe.training.loggers import FIGURES
 from ripe.training.loop import train
 from ripe.training.presets import compose
 from ripe.training.progress import Progress
-from ripe.training.trainer import Trainer
 
 pytest.importorskip("lightning_fabric")
 
@@ -125,7 +126,9 @@ def test_any_seed_trains_and_is_resumed(seed: int, scenes: Path, tmp_path: Path)
 
 def test_the_policys_draws_depend_on_the_seed(scenes: Path, tmp_path: Path) -> None:
     draws = {
-        float(torch.rand((), generator=Trainer(small_run(scenes, tmp_path, seed=seed))._generator(number, view)))
+        float(
+            torch.rand((), generator=ExtractorTrainer(small_run(scenes, tmp_path, seed=seed))._generator(number, view))
+        )
         for seed in (0, 1, 2**24, 2**64 - 1)
         for number, view in ((0, 0), (0, 1), (1, 0))
     }
@@ -224,7 +227,7 @@ def test_on_a_full_disk_old_checkpoints_make_room(tmp_path: Path, monkeypatch: p
 
 def test_a_loss_that_is_not_finite_changes_nothing(whole: TrainConfig, tmp_path: Path) -> None:
     broken = replace(whole, objective=replace(whole.objective, entropy_weight=1e300))
-    trainer = Trainer(broken)
+    trainer = ExtractorTrainer(broken)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     with ThreadPoolExecutor(1) as executor:
         trainer.update([Feed(broken, 0).next()], executor)
@@ -297,7 +300,7 @@ def test_accumulated_gradients_equal_the_large_batch(scenes: Path) -> None:
         )  # fmt: skip
         optimizer = OptimizerConfig(warmup_steps=0, decay_share=0.0, max_grad_norm=None, accumulate=batches)
         data = replace(config.data, pairs_per_step=4 // batches)
-        trainer = Trainer(replace(config, data=data, objective=objective, optimizer=optimizer))
+        trainer = ExtractorTrainer(replace(config, data=data, objective=objective, optimizer=optimizer))
         trainer.model.train = lambda mode=True: RIPE.train(trainer.model, False)  # type: ignore[method-assign, assignment]
         feed = Feed(trainer.config, 0)
         with ThreadPoolExecutor(1) as executor:
@@ -378,7 +381,7 @@ def test_torchrun_and_slurm_decide_on_the_processes(environment: dict[str, str],
 )
 def test_devices_that_are_not_there_are_named(scenes: Path, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Trainer(small_run(scenes, Path(), **settings))
+        ExtractorTrainer(small_run(scenes, Path(), **settings))
 
 
 class Rising:
@@ -389,11 +392,11 @@ class Rising:
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def __call__(self, model: RIPE, step: int) -> dict[str, float]:
-        assert not model.training
+    def __call__(self, rival: Rival, step: int) -> dict[str, float]:
+        assert rival(8, None).name == "network"
         return {"auc": float(-abs(step - 4))}
 
-    def picture(self, model: RIPE) -> np.ndarray:
+    def picture(self, rival: Rival) -> np.ndarray:
         return np.zeros((8, 8, 3), np.uint8)
 
 
@@ -432,7 +435,7 @@ def test_a_few_steps_on_one_pair_teach_it_to_match(scenes: Path, tmp_path: Path)
     config = small_run(scenes, tmp_path, steps=10_000)  # so that the schedules stand still
     mild = WarpConfig(rotation_deg=10, any_rotation_share=0, perspective=0.05, max_scale_ratio=1.2, photometric=0)
     data = replace(config.data, self_share=1.0, negative_share=0.0, size=96, pairs_per_step=1, warp=mild)
-    trainer = Trainer(replace(config, data=data, objective=replace(config.objective, warp_threshold_end=3.0)))
+    trainer = ExtractorTrainer(replace(config, data=data, objective=replace(config.objective, warp_threshold_end=3.0)))
     batch = Feed(trainer.config, 0).next()
     with ThreadPoolExecutor(1) as executor:
         figures = [trainer.update([batch], executor).figures() for _ in range(40)]
@@ -541,7 +544,7 @@ def test_automatic_precision_is_what_the_machine_has(
     assert compose("compact").precision == compose("cpu").precision == "auto"
     assert compose("train").precision == "bf16-mixed"
     native = engine_module.bfloat16_is_native("cpu")
-    trainer = Trainer(small_run(scenes, Path(), precision="auto"))
+    trainer = ExtractorTrainer(small_run(scenes, Path(), precision="auto"))
     assert trainer.state_dict()["config"]["precision"] == ("bf16-mixed" if native else "32-true")
     for has_it, chosen in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(engine_module, "bfloat16_is_native", lambda accelerator, has_it=has_it: has_it)
@@ -555,7 +558,7 @@ def test_automatic_precision_is_what_the_machine_has(
 def test_a_step_moves_the_weights_by_a_finite_gradient(scenes: Path, device: torch.device, precision: str) -> None:
     if device.type == "cpu" and precision == "16-mixed":
         pytest.skip("needs a GPU")
-    trainer = Trainer(small_run(scenes, Path(), accelerator=device.type, precision=precision))
+    trainer = ExtractorTrainer(small_run(scenes, Path(), accelerator=device.type, precision=precision))
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     feed = Feed(trainer.config, 0, pin_memory=device.type == "cuda")
     with ThreadPoolExecutor(1) as executor:
@@ -580,7 +583,7 @@ def test_batches_are_pinned_for_a_gpu_and_only_then(scenes: Path, monkeypatch: p
         assert Feed(small_run(scenes, Path()), 0, pin_memory=True).next().images.is_pinned()
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     moved = batch.pin_memory()
-    assert len(pinned) == 4
+    assert len(pinned) == 5
     assert torch.equal(moved.images, batch.images)
     assert moved.skipped == batch.skipped
 
@@ -643,7 +646,7 @@ print(result.step, result.reason)
 def test_an_error_of_the_main_process_ends_the_others(scenes: Path, tmp_path: Path) -> None:
     script = """
 class Failing(Rising):
-    def __call__(self, model, step):
+    def __call__(self, rival, step):
         raise OSError("the validation's disk is gone")
 train(replace(config, val_interval=1), validator=Failing() if rank == 0 else None)
 """

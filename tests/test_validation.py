@@ -141,30 +141,30 @@ def test_real_pairs_are_different_and_take_the_scenes_in_turn() -> None:
 
 def test_a_network_is_validated_without_labels(validation: Validation, model: RIPE) -> None:
     state = torch.random.get_rng_state()
-    figures = validation(model, 100)
+    figures = validation(model_rival("network", model), 100)
     assert torch.equal(torch.random.get_rng_state(), state)
     names = {name.rpartition("/")[2] for name in figures if name.startswith("views/")}
     assert names == {"auc@1px", "auc@3px", "auc@5px", "right_matches", "matches", "repeatability"}
     areas = [figures[f"views/auc@{limit}px"] for limit in (1, 3, 5)]
     expected = (np.mean(areas) + 100 * figures["real/inlier_share"]) / 2
     assert figures["score"] == pytest.approx(expected)
-    assert validation(model, 200) == figures
+    assert validation(model_rival("network", model), 200) == figures
 
 
 def test_training_mode_and_what_came_before_do_not_matter(validation: Validation, random_weights: Path) -> None:
     """The moving average changes in place between validations, and its mode is not this module's business."""
     network = ripe.load(random_weights, device="cpu")
-    before = validation(network, 0)
+    before = validation(model_rival("network", network), 0)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(-1)
-    changed = validation(network.train(), 1)
+    changed = validation(model_rival("network", network.train()), 1)
     assert network.training
     assert changed != before
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(-1)
-    assert validation(network, 2) == before
+    assert validation(model_rival("network", network), 2) == before
 
 
 def test_sift_scores_high_and_a_picture_shows_it(validation: Validation) -> None:
@@ -218,6 +218,7 @@ def test_a_network_that_codes_positions_is_found_out(
         valid=torch.ones(2, size, size, dtype=torch.bool),
         positive=torch.tensor([True]),
         H_0to1=torch.full((1, 3, 3), torch.nan),
+        one_photo=torch.tensor([False]),
         skipped=[],
     )
     objective = ObjectiveConfig(min_motion=0.0, border=0)
@@ -238,7 +239,7 @@ def test_a_network_that_codes_positions_is_found_out(
         training = Tally()
         for repeat in range(3):
             training.merge(train_step(network, 10 * step + repeat))
-        answers.append(watch(step, validation(network, step), training.figures()))
+        answers.append(watch(step, validation(model_rival("network", network), step), training.figures()))
     assert answers[:2] == [None, None]
     assert answers[2] is not None
     assert "at step 0" in answers[2]

@@ -21,7 +21,7 @@ COMMANDS = {
     "train": ("ripe.cli.train", "train a network on a folder of photos"),
     "data": ("ripe.cli.data", "check and download the public data sets"),
     "demo": ("ripe.cli.demo", "serve a web page that matches two photos"),
-    "info": ("ripe.cli.info", "show versions, models with licence and size, and the device"),
+    "info": ("ripe.cli.info", "show versions, models and matchers with licence and size, and the device"),
 }
 DESCRIPTION = "Keypoints and descriptors learnt from unlabeled image pairs."
 FAULT = 70  # EX_SOFTWARE of sysexits.h

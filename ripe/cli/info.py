@@ -1,4 +1,4 @@
-"""`ripe info`: versions, models and the machine."""
+"""`ripe info`: versions, models, matchers and the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIGURATIONS = Path(__file__).parents[1] / "integrations" / "gluefactory_confi
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    summary = "Show versions, models with licence and size, and the device."
+    summary = "Show versions, models and matchers with licence and size, and the device."
     parser = options.add_command(commands, "info", summary, EXAMPLES)
     parser.add_argument(
         "--gluefactory-conf",
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     import ripe
+    from ripe.matchers import MATCHERS, shipped
     from ripe.pretrained import MODELS
 
     print(f"ripe       {ripe.__version__}")
@@ -42,10 +43,17 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"device     {_device()}")
     print(f"precision  float32 (others: {', '.join(options.PRECISIONS[1:])})")
     for name, model in MODELS.items():
-        path = model.path()
-        size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "not here yet"
-        print(f"model      {name}: {model.description}; licence of the weights: {model.license}; {size} ({path})")
+        print(f"model      {name}: {model.description}; licence of the weights: {model.license}; {_file(model.path())}")
+    for name in MATCHERS:
+        terms = f"licence of the weights: {MODELS[name].license}"
+        print(f"matcher    {name}: LightGlue for the features of {name}; {terms}; {_file(shipped(name))}")
     return 0
+
+
+def _file(path: Path) -> str:
+    """Size and place of a weights file."""
+    size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "not here yet"
+    return f"{size} ({path})"
 
 
 def _device() -> str:

@@ -30,7 +30,8 @@ EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
   ripe match left.jpg right.jpg -o all.png --view matches --draw 0
   ripe match page.jpg scan.jpg --geometry homography --inlier-threshold 3
-  ripe match left.jpg right.jpg --method adalam --masks masks/
+  ripe match left.jpg right.jpg --matcher lightglue
+  ripe match left.jpg right.jpg --matcher adalam --masks masks/
   ripe match left.jpg right.jpg --geometry essential --intrinsics 1150
   ripe match left.jpg detail.jpg --scales 1,0.5,0.25 --rotations none
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
@@ -121,18 +122,20 @@ def _match_many(arguments: argparse.Namespace) -> int:
     from ripe import files
     from ripe.geometry.verdict import WORDS
     from ripe.match_many import match_many
+    from ripe.matching import matching_settings
     from ripe.pair_lists import read_pair_list
     from ripe.storage import FeatureReader, MatchFile
 
     files.check_writable(arguments.output)
     pairs = read_pair_list(arguments.pairs)
     how = options.match_filter(arguments)
+    by = matching_settings(how)
     device = options.device(arguments)
     with (
         FeatureReader(arguments.features) as features,
         MatchFile(
             arguments.output,
-            {"matcher": f"{how}{_verification(arguments)}", **features.settings},
+            {**by, "matcher": by["matcher"] + _verification(arguments), **features.settings},
             overwrite=arguments.overwrite,
         ) as store,
         progress_bar("match", len(pairs), unit="pair") as progress,
@@ -261,6 +264,8 @@ def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
     from ripe.attempts import match_photos
     from ripe.images import as_rgb
+    from ripe.matching import check_usable
+    from ripe.pretrained import weights_hash
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
@@ -278,6 +283,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
     threshold, cameras = _inlier_threshold(arguments, arguments.resize, sizes), _cameras(arguments, sizes)
     with watch.stage("load"):
         model = options.load_model(arguments)
+        check_usable(how, weights_hash(model))
     found = match_photos(
         *images,
         model=model,

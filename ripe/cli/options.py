@@ -71,14 +71,19 @@ def add_photo_options(group: argparse._ActionsContainer) -> None:
 
 
 def add_matching_options(group: argparse._ActionsContainer) -> None:
-    """--method, --ratio and --min-similarity."""
+    """--matcher, --ratio, --min-similarity and --min-score."""
     group.add_argument(
-        "--method", choices=METHODS, help="mutual nearest neighbours (mutual), or kornia's FGINN or AdaLAM"
+        "--matcher",
+        "--method",
+        dest="method",
+        metavar="NAME",
+        help="mutual (nearest neighbours), kornia's fginn or adalam, lightglue, or the weights file of a LightGlue",
     )
     group.add_argument(
         "--ratio", type=float, metavar="R", help="most of nearest by second nearest distance (none; fginn 0.85)"
     )
     group.add_argument("--min-similarity", type=float, metavar="S", help="least cosine of a match (-1)")
+    group.add_argument("--min-score", type=float, metavar="P", help="least probability of a match of lightglue (0.1)")
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
@@ -200,13 +205,18 @@ def stored_scales(scales: Sequence[float]) -> str | None:
 
 
 def match_filter(arguments: argparse.Namespace) -> MatchFilter:
-    """What --method, --ratio and --min-similarity ask for; mutual nearest neighbours if nothing is said."""
-    from ripe.matching import check_installed
+    """What `add_matching_options` asks for; mutual nearest neighbours if nothing is said."""
+    from ripe.matching import check_usable
 
-    names = ("method", "ratio", "min_similarity")
+    names = ("method", "ratio", "min_similarity", "min_score")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    method = given.get("method", "mutual")
+    if method not in METHODS:
+        if not Path(method).suffix:
+            raise ValueError(f"--matcher {method}: give one of {', '.join(METHODS)}, or a weights file")
+        given |= {"method": "lightglue", "matcher": method}
     how = MatchFilter(**given)
-    check_installed(how)  # before hours of extraction
+    check_usable(how)  # before hours of extraction
     return how
 
 

@@ -15,6 +15,7 @@ class PairBatch:
         valid: 2P×S×S bool, False beyond the photo's border.
         positive: P bool, same scene or not.
         H_0to1: P×3×3 float32, the warp of self-pairs and of photos that a known homography joins; NaN for others.
+        one_photo: P bool, True for self-pairs, of which the warp says all: other pairs hold more than one plane.
         skipped: files that could not be read and were replaced by others.
     """
 
@@ -22,6 +23,7 @@ class PairBatch:
     valid: Tensor
     positive: Tensor
     H_0to1: Tensor
+    one_photo: Tensor
     skipped: list[str]
 
     def __len__(self) -> int:
@@ -29,10 +31,10 @@ class PairBatch:
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from where a GPU copies while it computes; PyTorch's loader asks for it."""
-        images, valid, positive, warps = (
-            part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1)
+        images, valid, positive, warps, one_photo = (
+            part.pin_memory() for part in (self.images, self.valid, self.positive, self.H_0to1, self.one_photo)
         )
-        return type(self)(images, valid, positive, warps, self.skipped)
+        return type(self)(images, valid, positive, warps, one_photo, self.skipped)
 
     @property
     def by_warp(self) -> Tensor:

@@ -35,6 +35,7 @@ class _Pair:
     views: tuple[View, View]
     positive: bool
     H_0to1: np.ndarray
+    one_photo: bool = False
 
 
 def read_sets(config: DataConfig, seed: int) -> dict[str, list[Scene]]:
@@ -154,7 +155,8 @@ class ScenePairs(Dataset):
 
     def _self_pair(self, photo: Draw, warp: WarpConfig, rng: np.random.Generator) -> _Pair:
         views = self_pair(photo.read(), self.config.size, warp, rng)
-        return _Pair(_change_light(views, warp.photometric, rng), True, _between_views(views[0], np.eye(3), views[1]))
+        between = _between_views(views[0], np.eye(3), views[1])
+        return _Pair(_change_light(views, warp.photometric, rng), True, between, one_photo=True)
 
     def _two_photos(
         self, photos: tuple[Draw, Draw], positive: bool, warp: WarpConfig, rng: np.random.Generator
@@ -189,6 +191,7 @@ def collate(items: list[tuple[_Pair, list[str]]]) -> PairBatch:
         valid=torch.from_numpy(np.stack([view.valid for view in views])),
         positive=torch.tensor([pair.positive for pair in pairs]),
         H_0to1=torch.from_numpy(np.stack([pair.H_0to1 for pair in pairs])).float(),
+        one_photo=torch.tensor([pair.one_photo for pair in pairs]),
         skipped=[message for _, messages in items for message in messages],
     )
 

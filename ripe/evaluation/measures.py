@@ -29,11 +29,11 @@ from ripe.evaluation.predictions import (
 from ripe.evaluation.protocol import Protocol
 from ripe.evaluation.report import Result, summarise
 from ripe.evaluation.scoring import correct_matches, score_pairs
-from ripe.extractors import Describer, describer, resized
+from ripe.extractors import describer, resized
 from ripe.features import Features
 from ripe.geometry.robust import estimate_geometry
 from ripe.images import as_rgb
-from ripe.matching import match
+from ripe.matchers import Matcher
 from ripe.model import RIPE
 from ripe.objective.inliers import hardly_moves
 from ripe.pretrained import model_settings
@@ -55,6 +55,16 @@ def model_rival(name: str, model: RIPE) -> Rival:
         describe = describer(model, max_keypoints=max_keypoints, threshold=threshold)
         hardware = environment.hardware(model.device)
         return Candidate(name, name, model_settings(model, threshold), describe, hardware)
+
+    return candidate
+
+
+def matcher_rival(name: str, model: RIPE, matcher: Matcher) -> Rival:
+    """A RIPE network whose features a learned matcher matches."""
+
+    def candidate(max_keypoints: int, published_threshold: float | None) -> Candidate:
+        alone = model_rival(name, model)(max_keypoints, published_threshold)
+        return replace(alone, settings={**alone.settings, **matcher.settings()}, match=matcher)
 
     return candidate
 
@@ -114,7 +124,7 @@ def predict(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> tuple[d
     names = [(pair.image0, pair.image1) for pair in pairs.pairs]
     readable = [(first, second) for first, second in names if first in features and second in features]
     return unreadable, Predictions(
-        images, {both: match(features[both[0]], features[both[1]]).indices for both in readable}
+        images, {both: candidate.match(features[both[0]], features[both[1]]).indices for both in readable}
     )
 
 
@@ -204,14 +214,19 @@ class EpipolarAgreement:
         Raises:
             ValueError: no pair could be read.
         """
-        describe = self._describer(rival)
+        candidate = rival(self.max_keypoints, None)
         photos = sorted({photo for pair in self.pairs for photo in pair})
-        features = {photo: found for photo in photos if (found := self._features(photo, describe)) is not None}
+        features = {photo: found for photo in photos if (found := self._features(photo, candidate)) is not None}
         readable = [pair for pair in self.pairs if pair[0] in features and pair[1] in features]
         if not readable:
             raise ValueError(f"none of {len(self.pairs)} pairs of held-back photos could be read")
         with ThreadPoolExecutor() as pool:
-            inliers = list(pool.map(lambda pair: self._inliers(features[pair[0]], features[pair[1]]), readable))
+            matches = [candidate.match(features[first], features[second]) for first, second in readable]
+            points = [
+                found.points(features[pair[0]], features[pair[1]])
+                for pair, found in zip(readable, matches, strict=True)
+            ]
+            inliers = list(pool.map(lambda both: self._inliers(*both), points))
         shares = [float(found.float().mean()) if len(found) else 0.0 for found in inliers]
         figures = {
             "inlier_share": float(np.mean(shares)),
@@ -223,25 +238,24 @@ class EpipolarAgreement:
 
     def picture(self, rival: Rival) -> np.ndarray:
         """Matches of the first pair that can be read: those that disagree with an epipolar geometry are red."""
-        describe = self._describer(rival)
+        candidate = rival(self.max_keypoints, None)
         images = [resized(image, self.resizing) for image in _first_readable(self.pairs)[1]]
-        features = [describe(image).to("cpu") for image in images]
-        return draw_matches(images, match(*features).points(*features), wrong=~self._inliers(*features))
+        first, second = (candidate.describe(image).to("cpu") for image in images)
+        points = candidate.match(first, second).points(first, second)
+        return draw_matches(images, points, wrong=~self._inliers(*points))
 
-    def _describer(self, rival: Rival) -> Describer:
-        return rival(self.max_keypoints, None).describe
-
-    def _features(self, photo: Path, describe: Describer) -> Features | None:
+    def _features(self, photo: Path, candidate: Candidate) -> Features | None:
         try:
-            return describe(resized(as_rgb(photo), self.resizing)).to("cpu")
+            return candidate.describe(resized(as_rgb(photo), self.resizing)).to("cpu")
         except (OSError, ValueError):
             return None
 
-    def _inliers(self, features0: Features, features1: Features) -> torch.Tensor:
-        """K bool; none if they do not count."""
-        points = match(features0, features1).points(features0, features1)
-        found = estimate_geometry("fundamental", *points, max_error=self.max_error, max_iterations=1000).inliers
-        counts = int(found.sum()) >= self.fewest_inliers and not hardly_moves(*points, found, self.min_motion)
+    def _inliers(self, points0: torch.Tensor, points1: torch.Tensor) -> torch.Tensor:
+        """K bool of K×2 points of both photos; none if they do not count."""
+        found = estimate_geometry(
+            "fundamental", points0, points1, max_error=self.max_error, max_iterations=1000
+        ).inliers
+        counts = int(found.sum()) >= self.fewest_inliers and not hardly_moves(points0, points1, found, self.min_motion)
         return found if counts else torch.zeros_like(found)
 
 

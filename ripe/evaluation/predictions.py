@@ -21,6 +21,7 @@ from ripe.extract_many import Extract, Extraction, extract_many
 from ripe.extractors import Describer, one_by_one, resized, to_original
 from ripe.images import MAX_MEGAPIXELS
 from ripe.match_many import match_many
+from ripe.matching import Match, match, matching_settings
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
 
 Progress = Callable[..., object]
@@ -45,6 +46,7 @@ class Candidate:
         settings: what its features depend on besides the image.
         describe: the extractor itself.
         hardware: what it runs on, in words.
+        match: what matches its features where they are not kept in files.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Candidate:
     settings: Mapping[str, Any]
     describe: Describer
     hardware: str
+    match: Match = match
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def match_images(
     Raises:
         ValueError: the file was begun with other settings.
     """
-    settings = {**_settings(candidate, pairs, protocol), "matcher": str(protocol.match_filter)}
+    settings = {**_settings(candidate, pairs, protocol), **matching_settings(protocol.match_filter)}
     with FeatureReader(folder / "features.h5") as features, _Matches(folder / "matches.h5", settings) as store:
         match_many(features, _names(pairs), store, how=protocol.match_filter, progress=progress)
 

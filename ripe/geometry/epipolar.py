@@ -43,3 +43,17 @@ def sampson_distance(fundamental: Tensor, points0: Tensor, points1: Tensor) -> T
     normals0 = points1 @ fundamental[:2, :2] + fundamental[2, :2]
     residual = (lines1[:, :2] * points1).sum(-1) + lines1[:, 2]
     return residual.abs() / torch.cat([lines1[:, :2], normals0], dim=-1).norm(dim=-1)
+
+
+def epipolar_distances(fundamental: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
+    """How far each two points are from agreeing: N0×N1 pixels, the larger of the distances from each other's line.
+
+    Args:
+        fundamental: 3×3.
+        points0: N0×2 in the first image.
+        points1: N1×2 in the second image.
+    """
+    lines1 = points0 @ fundamental[:, :2].mT + fundamental[:, 2]
+    lines0 = points1 @ fundamental[:2] + fundamental[2]
+    residuals = (lines1[:, :2] @ points1.mT + lines1[:, 2:]).abs()
+    return residuals / torch.minimum(lines1[:, :2].norm(dim=-1)[:, None], lines0[:, :2].norm(dim=-1))

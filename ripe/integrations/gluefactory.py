@@ -1,8 +1,9 @@
 """The extractor inside Glue Factory: `extractor.name: ripe.integrations.gluefactory` in its configuration.
 
 Glue Factory (https://github.com/cvg/glue-factory; written for commit 2d17e3b) imports the module of that name and takes
-the one subclass of its `BaseModel` that the module defines, so none of its files changes. Two configurations come
-along, `ripe+NN.yaml` and `ripe-compact+NN.yaml`; `ripe info --gluefactory-conf ripe+NN` prints where.
+the one subclass of its `BaseModel` that the module defines, so none of its files changes. Configurations come along:
+`ripe+NN.yaml`, `ripe-compact+NN.yaml`, and `ripe-compact+lightglue.yaml` with the learned matcher
+(`ripe.integrations.gluefactory_matcher`); `ripe info --gluefactory-conf ripe+NN` prints where.
 """
 
 from collections.abc import Mapping

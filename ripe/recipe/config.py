@@ -253,6 +253,44 @@ class ObjectiveConfig(Settings, group="objective"):
 
 
 @dataclass(frozen=True)
+class MatcherConfig(Settings, group="matcher"):
+    """A matcher that is trained, and what it learns from; `ripe.objective.assignment` says how.
+
+    Attributes:
+        extractor: whose keypoints it learns to match: the name of a model, or a weights file. It stays as it is.
+        start: weights file of a matcher to start from; None starts with what finds mutual nearest neighbours.
+        width: numbers of a keypoint inside the network.
+        layers: of attention within and between the images.
+        heads: of each attention.
+        keypoints: of a view, the best ones.
+        max_error: of a right match, pixels of the views, where a homography joins them.
+        min_error: from the nearest keypoint on, from which a keypoint of a self-pair has no partner, pixels.
+        epipolar_error: of a right match, pixels, where an epipolar geometry is fitted to the matches.
+        far: from the epipolar line on, from which a match is wrong, pixels.
+        min_motion: inliers whose median displacement is less (pixels) teach nothing.
+    """
+
+    extractor: str = "compact"
+    start: str | None = None
+    width: AtLeastOne = 128
+    layers: AtLeastOne = 4
+    heads: AtLeastOne = 2
+    keypoints: AtLeastOne = 512
+    max_error: Positive = 3.0
+    min_error: Positive = 5.0
+    epipolar_error: Positive = 1.5
+    far: Positive = 8.0
+    min_motion: NotNegative = 8.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % (2 * self.heads):
+            refuse("matcher.width", self.width, f"a multiple of {2 * self.heads} for {self.heads} heads")
+        if self.min_error < self.max_error:
+            refuse("matcher.min_error", self.min_error, "matcher.max_error or more")
+
+
+@dataclass(frozen=True)
 class OptimizerConfig(Settings, group="optimizer"):
     """AdamW with a linear warm-up, a plateau and a linear decay over the last part of the run.
 
@@ -348,9 +386,11 @@ class TrainConfig(Settings):
         val_interval: steps from validation to validation; 0 is none.
         wandb_mode: of Weights & Biases: online, offline or disabled.
         tensorboard: write event files for TensorBoard into the run's folder.
-        model: which network.
+        learns: what is trained: an "extractor", or a "matcher" of an extractor's keypoints.
+        model: which network, if it is an extractor.
+        matcher: which, if it is a matcher.
         data: which photos.
-        objective: the loss.
+        objective: the loss of an extractor.
         optimizer: how the weights move.
         validation: what the run is validated with.
         watch: when the validation ends the run.
@@ -376,7 +416,9 @@ class TrainConfig(Settings):
     val_interval: AtLeastZero = 500
     wandb_mode: WandbMode = "disabled"
     tensorboard: bool = False
+    learns: Literal["extractor", "matcher"] = "extractor"
     model: ModelConfig = field(default_factory=ModelConfig)
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -22,7 +22,7 @@ from ripe.filters import MUTUAL, MatchFilter
 from ripe.folders import masks_below
 from ripe.integrations import colmap
 from ripe.match_many import MatchPair, match_many
-from ripe.matching import check_installed
+from ripe.matching import check_usable, matching_settings
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
 from ripe.two_views import Rotations, inlier_threshold
 
@@ -130,7 +130,7 @@ def reconstruct(
     """
     # Before hours of work.
     colmap.import_pycolmap()
-    check_installed(match_filter)
+    check_usable(match_filter)
     if callable(pairs):
         check_distinct_names(names)
     else:
@@ -153,8 +153,10 @@ def reconstruct(
         chosen = pairs(features, readable) if callable(pairs) else pairs
         turning = source.describe_turned is not None and rotations != "none"
         match_pair = _in_turns(source, folder, features, match_filter, rotations, device) if turning else None
-        matcher = f"{match_filter}, in quarter turns ({rotations})" if turning else str(match_filter)
-        with MatchFile(matches_path, {"matcher": matcher, **features.settings}, overwrite=overwrite) as matched:
+        settings = {**matching_settings(match_filter), **features.settings}
+        if turning:
+            settings["matcher"] += f", in quarter turns ({rotations})"
+        with MatchFile(matches_path, settings, overwrite=overwrite) as matched:
             failures |= _match(features, chosen, matched, match_filter, match_pair, device, report)
             tries = {frozenset(pair): int(matched.notes(*pair).get("tries", 1)) for pair in chosen}
         # Another process with this output waits here, as it has for the features and the matches.

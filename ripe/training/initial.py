@@ -7,7 +7,8 @@ from torch import Tensor
 from ripe.download import cache_dir, check_sha256, fetch, verify
 from ripe.model import RIPE
 from ripe.networks.vgg import VggNet
-from ripe.pretrained import load, read_state_dict
+from ripe.pretrained import load
+from ripe.stored_weights import read_state_dict
 
 # torchvision's published file; the digits in its name are the first of its SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models/vgg19_bn-c79401a0.pth"

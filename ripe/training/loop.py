@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -17,12 +17,12 @@ from ripe.data.batch import PairBatch
 from ripe.data.feed import Feed, RunStoppedError
 from ripe.drawing import save_picture
 from ripe.objective.tally import Tally
-from ripe.pretrained import save_weights
 from ripe.recipe.config import TrainConfig
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, release_of, save_checkpoint
 from ripe.training.engine import Engine
+from ripe.training.extractor import ExtractorTrainer
 from ripe.training.loggers import Logger, open_loggers
-from ripe.training.pictures import match_picture
+from ripe.training.matcher import MatcherTrainer
 from ripe.training.progress import Progress
 from ripe.training.trainer import Trainer
 from ripe.training.validation import Validation
@@ -30,6 +30,10 @@ from ripe.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+TRAINERS: dict[str, Callable[[TrainConfig, Engine], Trainer]] = {
+    "extractor": ExtractorTrainer,
+    "matcher": MatcherTrainer,
+}
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights.safetensors"
 BEST_WEIGHTS = "best.safetensors"
@@ -87,7 +91,7 @@ def train(
     on_gpu = engine.device.type == "cuda"
     # First, as photos are missing more often than anything else.
     feed = engine.together(lambda: Feed(config, 0, engine.rank, engine.processes, pin_memory=on_gpu))
-    trainer = Trainer(config, engine)
+    trainer = TRAINERS[config.learns](config, engine)
     run = _Run(trainer, validator, watch, display)
     run.resume()
     feed.step = trainer.step
@@ -274,10 +278,8 @@ class _Run:
 
     def _validate(self, batch: PairBatch) -> str | None:
         """Validate the moving average, draw matches; why the run is to end, if it is."""
-        step, model = self.trainer.step, self.trainer.average
-        shown = (
-            match_picture(model, batch, max_error=3.0) if self._validator is None else self._validator.picture(model)
-        )
+        step, rival = self.trainer.step, self.trainer.rival()
+        shown = self.trainer.picture(batch) if self._validator is None else self._validator.picture(rival)
         path = self.folder / "matches" / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         save_picture(shown, path)
@@ -285,7 +287,7 @@ class _Run:
             each.picture(step, shown, path)
         if self._validator is None:
             return None
-        validation = self._validator(model, step)
+        validation = self._validator(rival, step)
         self._log({f"val/{name}": value for name, value in validation.items()})
         if self._display is not None:
             self._display.note(
@@ -293,7 +295,7 @@ class _Run:
             )
         if validation[self._validator.main] > self._best_score:
             self.best_step, self._best_score = step, validation[self._validator.main]
-            save_weights(model, self.folder / BEST_WEIGHTS, options=self.config.model.options())
+            self.trainer.save(self.folder / BEST_WEIGHTS)
         training, self._since_validation = self._since_validation.figures(), Tally()
         return None if self._watch is None else self._watch(step, validation, training)
 
@@ -305,9 +307,8 @@ class _Run:
             "watch": None if self._watch is None else self._watch.state_dict(),
         }
         # The checkpoint comes last: a run that is killed before it goes on from the one before, and writes both anew.
-        model, options, step = self.trainer.average, self.config.model.options(), self.trainer.step
-        weights = self.folder / WEIGHTS
-        self.checkpoints.make_room(lambda: save_weights(model, weights, options=options), step, self.best_step)
+        step, weights = self.trainer.step, self.folder / WEIGHTS
+        self.checkpoints.make_room(lambda: self.trainer.save(weights), step, self.best_step)
         self.checkpoints.save(state, step, self.best_step)
 
     def _give_up(self, batches: list[PairBatch]) -> None:

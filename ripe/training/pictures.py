@@ -5,12 +5,14 @@ import numpy as np
 from ripe.data.batch import PairBatch
 from ripe.drawing import draw_matches
 from ripe.geometry.robust import estimate_geometry
-from ripe.matching import match
+from ripe.matching import Match, match
 from ripe.model import RIPE
 from ripe.objective.inliers import warp_inliers
 
 
-def match_picture(model: RIPE, batch: PairBatch, *, max_error: float, max_keypoints: int = 512) -> np.ndarray:
+def match_picture(
+    model: RIPE, batch: PairBatch, *, max_error: float, max_keypoints: int = 512, match: Match = match
+) -> np.ndarray:
     """Matches between the views of the batch's first positive pair, H×W×3 uint8 RGB; wrong ones are red.
 
     Args:
@@ -18,6 +20,7 @@ def match_picture(model: RIPE, batch: PairBatch, *, max_error: float, max_keypoi
         batch: of training pairs.
         max_error: of a right match in pixels: to the known warp, or to a fitted epipolar geometry.
         max_keypoints: of a view.
+        match: what matches the features.
     """
     pair = int(batch.positive.long().argmax())
     views = [batch.images[index].float() / 255 for index in (pair, pair + len(batch))]

@@ -15,6 +15,11 @@ SHOWN = {
     "inlier_ratio/self": "in.self",
     "inlier_ratio/real": "in.real",
     "inlier_ratio/negative": "in.neg",
+    "precision/self": "prec.self",
+    "recall/self": "rec.self",
+    "precision/real": "prec.real",
+    "recall/real": "rec.real",
+    "matches/negative": "neg",
     "skipped_pairs": "skipped",
     "pairs_per_second": "pairs/s",
 }

@@ -1,34 +1,48 @@
-"""A run's state, and one update of it."""
+"""A run's state, and one update of it, whatever is trained; `extractor` and `matcher` say what that is."""
 
-import itertools
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ripe.data.batch import PairBatch
 from ripe.data.feed import pair_numbers
-from ripe.model import RIPE
-from ripe.objective.loss import Totals, compute_loss, count_totals
-from ripe.objective.sampling import Policy
+from ripe.evaluation.measures import Rival
 from ripe.objective.tally import Tally
-from ripe.pretrained import build
 from ripe.recipe import schedule
-from ripe.recipe.config import ModelConfig, TrainConfig
+from ripe.recipe.config import TrainConfig
 from ripe.training.batchnorm import join_batchnorm
 from ripe.training.engine import Engine
-from ripe.training.initial import load_imagenet_encoder, load_initial
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A batch's part of the loss of an update.
+
+    Attributes:
+        loss: the parts of all batches and processes add up to the update's.
+        tally: figures to log.
+        seconds: that its stages took, by name; the backward pass aside.
+    """
+
+    loss: Tensor
+    tally: Tally
+    seconds: dict[str, float]
 
 
 def warm_average(decay: float) -> Callable[..., None]:
@@ -40,21 +54,7 @@ def warm_average(decay: float) -> Callable[..., None]:
     return update
 
 
-def initial_model(config: ModelConfig) -> RIPE:
-    """The network that a run starts from; random weights are drawn from PyTorch's global generator.
-
-    Raises:
-        ValueError, OSError: the weights to start from are not there or do not fit.
-    """
-    model = build(config.name, **config.options())
-    if config.start is not None:
-        load_initial(model, config.start)
-    if config.encoder is not None:
-        load_imagenet_encoder(model, None if config.encoder == "imagenet" else config.encoder)
-    return model
-
-
-class Trainer:
+class Trainer(ABC, Generic[Model]):
     """A run: model, moving average, optimizer and the step that it is at.
 
     Everything random is derived from the seed and the number of a pair or step, so this is the whole state.
@@ -65,7 +65,7 @@ class Trainer:
         self.config = config = replace(config, precision=self.engine.precision)
         torch.manual_seed(config.seed)  # the initial weights
         # One process downloads and reads; the others may be on machines without these files.
-        self.model: RIPE = self.engine.by_main(lambda: initial_model(config.model)).to(self.engine.device)
+        self.model: Model = self.engine.by_main(self.initial).to(self.engine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = AveragedModel(
             self.model, multi_avg_fn=warm_average(config.optimizer.ema_decay), use_buffers=True
@@ -75,19 +75,51 @@ class Trainer:
         self._adamw = torch.optim.AdamW(
             self.model.parameters(), lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
         )
-        policy = Policy(self.model, config.objective.border)
-        self._policy, self._optimizer = self.engine.fabric.setup(policy, self._adamw)
+        self._trained, self._optimizer = self.engine.fabric.setup(self.trained(), self._adamw)
         self.step = 0
         self.seconds = 0.0
         self.bad_steps = 0
         self.bad_in_a_row = 0
 
+    @abstractmethod
+    def initial(self) -> Model:
+        """The network that the run starts from; random weights are drawn from PyTorch's global generator.
+
+        Raises:
+            ValueError, OSError: the weights to start from are not there or do not fit.
+        """
+
+    def trained(self) -> nn.Module:
+        """What is called for the loss; the network itself, or what wraps it."""
+        return self.model
+
+    @abstractmethod
+    def contributions(
+        self, batches: Sequence[PairBatch], executor: Executor
+    ) -> Callable[[PairBatch, int], Contribution]:
+        """What computes a batch's part of the loss of the update that has these batches, at its step.
+
+        Args:
+            batches: of the update, in this process.
+            executor: threads for RANSAC.
+        """
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write the moving average as users read it, whole or not at all."""
+
+    @abstractmethod
+    def rival(self) -> Rival:
+        """The moving average, as validation takes it."""
+
+    @abstractmethod
+    def picture(self, batch: PairBatch) -> np.ndarray:
+        """What the moving average makes of a pair of the batch, H×W×3 uint8 RGB."""
+
     @property
-    def average(self) -> RIPE:
+    def average(self) -> Model:
         """The moving average of the weights, in evaluation mode."""
-        average = self._average.module
-        assert isinstance(average, RIPE)
-        return average.eval()
+        return self._average.module.eval()  # type: ignore[return-value]
 
     def state_dict(self) -> dict[str, Any]:
         """The run's whole state as tensors and plain values."""
@@ -124,14 +156,21 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         statistics = [buffer.clone() for buffer in self.model.buffers()]
-        totals = self._totals(batches)
+        contribution = self.contributions(batches, executor)
         tally = Tally()
         seconds = {"time/forward": 0.0, "time/judge": 0.0, "time/loss": 0.0, "time/backward": 0.0}
         self._optimizer.zero_grad(set_to_none=True)
         for index, batch in enumerate(batches):
             waiting = index + 1 < len(batches)
-            with self.engine.fabric.no_backward_sync(self._policy, enabled=waiting and self.engine.processes > 1):
-                self._accumulate(batch, self.step + index, totals, executor, tally, seconds)
+            with self.engine.fabric.no_backward_sync(self._trained, enabled=waiting and self.engine.processes > 1):
+                part = contribution(batch, self.step + index)
+                started = time.perf_counter()
+                # DDP takes the mean over the processes' gradients; their sum is wanted.
+                self.engine.fabric.backward(part.loss * self.engine.processes)
+                seconds["time/backward"] += time.perf_counter() - started
+            tally.merge(part.tally)
+            for name, value in part.seconds.items():
+                seconds[name] += value
         started = time.perf_counter()
         norm = self._clip()
         finite = math.isfinite(norm)
@@ -156,62 +195,14 @@ class Trainer:
             tally.add(name, value)
         return tally
 
-    def _totals(self, batches: Sequence[PairBatch]) -> Totals:
-        mine = count_totals(batches, self.config.objective)
-        values = torch.tensor([mine.pairs, mine.cells, mine.entries or 0], dtype=torch.float64)
-        pairs, cells, entries = self.engine.total(values).tolist()
-        return Totals(mine.batches, pairs, cells, None if mine.entries is None else entries)
-
-    def _accumulate(
-        self,
-        batch: PairBatch,
-        step: int,
-        totals: Totals,
-        executor: Executor,
-        tally: Tally,
-        seconds: dict[str, float],
-    ) -> None:
-        """Add a batch's part of the gradient."""
-        times = [time.perf_counter()]
-        numbers = pair_numbers(self.config, step, self.engine.rank, self.engine.processes)
-        device = self.engine.device
-        images, valid, warps = (
-            part.to(device, non_blocking=True) for part in (batch.images, batch.valid, batch.H_0to1)
-        )
-        generators = [self._generator(number, view) for view in (0, 1) for number in numbers]
-        output = self._policy(images.float() / 255, valid, warps, generators)
-        times.append(time.perf_counter())
-        terms = compute_loss(
-            output,
-            batch,
-            self.config.objective,
-            schedule.at(step, self.config),
-            seeds=list(numbers),
-            executor=executor,
-            totals=totals,
-            total_over_processes=self.engine.total,
-        )
-        times.append(time.perf_counter())
-        # DDP takes the mean over the processes' gradients; their sum is wanted.
-        self.engine.fabric.backward(terms.total * self.engine.processes)
-        times.append(time.perf_counter())
-        tally.merge(terms.tally)
-        forward, loss, backward = (end - start for start, end in itertools.pairwise(times))
-        seconds["time/forward"] += forward
-        seconds["time/judge"] += terms.judge_seconds
-        seconds["time/loss"] += loss - terms.judge_seconds
-        seconds["time/backward"] += backward
-
-    def _generator(self, number: int, view: int) -> torch.Generator:
-        """The source of randomness of one view, the same whichever process and batch it is in."""
-        # Mixed, as a CPU's generator looks at the lower 32 bits of its seed alone.
-        mixed = np.random.SeedSequence([self.config.seed, number, view]).generate_state(1, np.uint64)
-        return torch.Generator(self.engine.device).manual_seed(int(mixed[0]))
+    def pair_numbers(self, step: int) -> range:
+        """The numbers of this process's pairs of a step."""
+        return pair_numbers(self.config, step, self.engine.rank, self.engine.processes)
 
     def _clip(self) -> float:
         limit = self.config.optimizer.max_grad_norm
         norm = self.engine.fabric.clip_gradients(
-            self._policy,
+            self._trained,
             self._optimizer,
             max_norm=math.inf if limit is None else limit,
             error_if_nonfinite=False,

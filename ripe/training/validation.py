@@ -16,8 +16,7 @@ import numpy as np
 from ripe.data.catalogue import SOURCES, data_dir
 from ripe.data.pairs import split_own
 from ripe.evaluation.benchmarks import BENCHMARKS
-from ripe.evaluation.measures import EpipolarAgreement, KnownGeometry, Measure, Outcome, Rival, model_rival
-from ripe.model import RIPE
+from ripe.evaluation.measures import EpipolarAgreement, KnownGeometry, Measure, Outcome, Rival
 from ripe.recipe.config import DataConfig, WarpConfig
 from ripe.training import held_back
 from ripe.training.watch import SCORE
@@ -38,17 +37,17 @@ class Validation:
             raise ValueError("nothing to validate with")
         self.measures = list(measures)
 
-    def __call__(self, model: RIPE, step: int) -> dict[str, float]:
-        """Figures of a network: `score` and `<set>/<figure>`; the step does not matter."""
-        outcomes = self.outcomes(model_rival("network", model))
+    def __call__(self, rival: Rival, step: int) -> dict[str, float]:
+        """Figures of what is trained: `score` and `<set>/<figure>`; the step does not matter."""
+        outcomes = self.outcomes(rival)
         figures = {SCORE: mean_figure(outcomes)}
         for measure, outcome in zip(self.measures, outcomes, strict=True):
             figures |= {f"{measure.name}/{name}": value for name, value in outcome.figures.items()}
         return figures
 
-    def picture(self, model: RIPE) -> np.ndarray:
+    def picture(self, rival: Rival) -> np.ndarray:
         """Matches of the first pair of the first set."""
-        return self.measures[0].picture(model_rival("network", model))
+        return self.measures[0].picture(rival)
 
     def outcomes(self, rival: Rival) -> list[Outcome]:
         """What each measure gives for an extractor."""
