@@ -93,7 +93,8 @@ class Matches:
 
     Attributes:
         indices: K×2 int64; row (i, j) joins keypoint i of the first image to keypoint j of the second.
-        scores: K float32 cosine similarities of the descriptors, in -1..1.
+        scores: K float32, higher is better: cosine similarities of the descriptors in −1..1, or probabilities in 0..1
+            where a learned matcher made them.
     """
 
     indices: Tensor
