@@ -1,9 +1,10 @@
 """README and documentation do what they say.
 
-`python` blocks run, and of `bash` blocks the lines that start with `ripe`. `console` blocks (lines that start with `$`)
-are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
+`python` blocks run, and of `bash` blocks the lines that start with `ripe`. `console` blocks, whose lines start with
+`$`, and `sh` blocks are for what sets up, takes long or needs more data: their `ripe` commands need only be commands.
 """
 
+import importlib.util
 import json
 import re
 import shlex
@@ -23,8 +24,10 @@ from ripe import cli
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-RUN = [page for page in PAGES if page.name != "README.md" and re.search(r"```python|```bash\nripe", page.read_text())]
 NOTEBOOK = DOCS / "notebooks" / "two_photos_to_reconstruction.ipynb"
+NOTEBOOK_PAGE = DOCS / "guides" / "notebook.md"
+ELSEWHERE = (ROOT / "README.md", NOTEBOOK_PAGE)  # whose blocks other tests run
+RUN = [page for page in PAGES if page not in ELSEWHERE and re.search(r"```python|```bash\nripe", page.read_text())]
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -79,7 +82,7 @@ def test_the_commands_of_the_readme_run(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} >= {"matches.png", "matches.json", "features.h5"}
 
 
-@pytest.mark.parametrize("line", sorted({*lines("bash"), *lines("console", "$ ")}))
+@pytest.mark.parametrize("line", sorted({*lines("bash"), *lines("sh"), *lines("console", "$ ")}))
 def test_every_command_is_a_command(line: str) -> None:
     variables = re.compile(r"[A-Z_]+=")  # before the command, as in OMP_NUM_THREADS=1 ripe …
     program, *words = dropwhile(variables.match, shlex.split(line, comments=True))
@@ -99,6 +102,43 @@ def test_every_linked_file_exists(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).is_file(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_picture_is_described(page: Path) -> None:
+    assert "<img" not in page.read_text()
+    for description in re.findall(r"!\[(.*?)\]\(", page.read_text(), flags=re.DOTALL):
+        assert len(description) > 20
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_page_installs_a_package_that_nobody_published(page: Path) -> None:
+    assert not re.search(r"pip install [^\n`]*ripe", page.read_text())
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "index.md"], ids=lambda page: page.name)
+def test_the_figures_of_the_first_screen_are_those_of_the_model_card(page: Path) -> None:
+    card = (DOCS / "model-card.md").read_text().split("## Accuracy")[1].splitlines()
+    _, _, *rows = re.search(r"^\| \| homography.*?\n\n", page.read_text(), re.M | re.S)[0].strip().splitlines()
+    assert len(rows) == 6
+    for row in rows:
+        name = re.search(r"compact|SIFT|ORB|ALIKED-n16|DISK|XFeat", row)[0]
+        measured = " ".join(line for line in card if line.startswith("| ") and name in line)
+        figures = re.findall(r"\d+\.\d", row)
+        assert figures
+        assert set(figures) <= set(re.findall(r"\d+\.\d", measured)), name
+
+
+def test_the_summary_of_the_model_card_is_that_of_its_tables() -> None:
+    summary, tables = (DOCS / "model-card.md").read_text().split("## What it is for")
+    rows = [line for line in summary.splitlines() if "AUC" in line or " ms" in line]
+    figures = re.findall(r"\d+\.\d", " ".join(rows))
+    assert len(figures) == 9
+    assert set(figures) <= set(re.findall(r"\d+\.\d", tables))
+
+
+def test_nothing_that_the_readme_shows_is_copied_with_a_prompt() -> None:
+    assert not re.search(r"^\$ ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+
+
 def test_pictures_are_small() -> None:
     for picture in (DOCS / "images").iterdir():
         assert picture.stat().st_size < 200_000, picture.name
@@ -107,6 +147,18 @@ def test_pictures_are_small() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     pages = re.findall(r"[\w/-]+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert sorted(pages) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_the_page_of_the_notebook_is_that_of_the_notebook() -> None:
+    specification = importlib.util.spec_from_file_location("render_notebook", DOCS / "render_notebook.py")
+    renderer = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(renderer)
+    page = NOTEBOOK_PAGE.read_text()
+    outputs = r"\n```text\n.*?```\n|\n!\[[^\]]*\]\([^)]*\)\n"
+    without_outputs = re.sub(outputs, "", page, flags=re.DOTALL)
+    assert without_outputs == renderer.page(nbformat.read(NOTEBOOK, as_version=4), []), "python docs/render_notebook.py"
+    described = [cell.metadata.alt for cell in nbformat.read(NOTEBOOK, as_version=4).cells if "alt" in cell.metadata]
+    assert re.findall(r"!\[(.*)\]", page) == described
 
 
 @pytest.mark.slow
