@@ -38,7 +38,7 @@ OPTIONS = {
     "threshold": "--threshold",
     "max_side": "--resize",
     "resizing": "--resize",
-    "matcher": "matches by --method, --ratio, --min-similarity, --geometry:",
+    "matcher": "matches by --matcher, --ratio, --min-similarity, --min-score, --geometry:",
 }
 """What the command line calls the settings of a file."""
 NO_MATCH = -1
