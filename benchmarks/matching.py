@@ -2,10 +2,10 @@
 
     python benchmarks/matching.py --threads 2 --repeats 7
 
-The features are those of two photos of one place, so that early stops and pruning happen as they do in use. LightGlue of
-the published size (9 layers of width 256, 4 heads) is kornia's, with random weights, and without early stops, which
-random weights would make happen at random. Times are medians of calls taken in turn; ratios are medians of the ratios of
-each round.
+The features are those of two photos of one place, so that early stops and pruning happen as they do in use. LightGlue
+of the published size (9 layers of width 256, 4 heads) is kornia's, with random weights, and without early stops, which
+random weights would make happen at random. Times are medians of calls taken in turn; ratios are medians of the ratios
+of each round.
 """
 
 import argparse

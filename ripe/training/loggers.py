@@ -30,7 +30,7 @@ FIGURES = {
     "inlier_ratio/negative": "share of matches that RANSAC takes for right in pairs of two scenes; all are mistakes",
     "precision/self": "of a matcher: share of its matches in self-pairs that the warp confirms",
     "recall/self": "of a matcher: share of the right matches in self-pairs that it finds",
-    "precision/real": "of a matcher: share of its matches in pairs of two photos of a scene that their geometry confirms",
+    "precision/real": "of a matcher: share of its matches in pairs of two photos of a scene that the pair confirms",
     "recall/real": "of a matcher: share of the matches known to be right there that it finds",
     "matches/negative": "of a matcher: matches of a pair of two scenes; all are mistakes",
     "skipped_pairs": "pairs of the update without any match: too few keypoints",

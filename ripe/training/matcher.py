@@ -131,6 +131,5 @@ def _some(features: Features) -> Features:
     if len(features):
         return features
     empty = features.keypoints.new_zeros
-    return replace(
-        features, keypoints=empty(1, 2), scores=empty(1), descriptors=empty(1, features.descriptors.shape[1])
-    )
+    nothing = empty(1, features.descriptors.shape[1])
+    return replace(features, keypoints=empty(1, 2), scores=empty(1), descriptors=nothing, scales=empty(1))
