@@ -57,6 +57,16 @@ def fit(
     return geometry, judge(geometry, *points)
 
 
+def shrinking(sizes: Sequence[tuple[int, int]], seen_side: int | None) -> float:
+    """By how much thresholds in pixels of photos grow: as the photo that was shrunk more was shrunk, 1 or more.
+
+    Args:
+        sizes: (width, height) of the photos.
+        seen_side: longer side to which longer ones were shrunk to find keypoints; None if they were not.
+    """
+    return max([1.0, *(max(size) / seen_side for size in sizes)]) if seen_side else 1.0
+
+
 def document(
     settings: dict[str, Any],
     features: Sequence[Features],

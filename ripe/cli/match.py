@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
-from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit
+from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit, shrinking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument(
         "--intrinsics",
-        type=_numbers,
+        type=options.camera_numbers,
         nargs="+",
         metavar="F|FX,FY,CX,CY",
         help="for essential: camera of both photos, or of each (EXIF's 35 mm focal length)",
@@ -193,14 +193,6 @@ def _exif_camera(path: Path) -> tuple[float]:
     return (focal,)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """An argument that is one number, or four with commas between them."""
-    numbers = tuple(float(part) for part in text.split(","))
-    if len(numbers) not in (1, 4):
-        raise argparse.ArgumentTypeError(f"{text} is neither F (pixels) nor FX,FY,CX,CY")
-    return numbers
-
-
 def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
     from ripe.images import as_rgb
@@ -297,7 +289,7 @@ def _inlier_threshold(
     usual = INLIER_THRESHOLDS[arguments.geometry]
     if given is not None or usual is None:
         return given
-    return usual * max([1.0, *(max(size) / seen_side for size in sizes)]) if seen_side else usual
+    return usual * shrinking(sizes, seen_side)
 
 
 def _report(

@@ -125,6 +125,14 @@ def long_side(text: str) -> int | None:
     return None if text == "none" else positive(text)
 
 
+def camera_numbers(text: str) -> tuple[float, ...]:
+    """An argument that is one number, or four with commas between them."""
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) not in (1, 4):
+        raise argparse.ArgumentTypeError(f"{text} is neither F (pixels) nor FX,FY,CX,CY")
+    return numbers
+
+
 def load_model(arguments: argparse.Namespace) -> RIPE:
     """The model that --model, --device and --precision ask for."""
     import torch
