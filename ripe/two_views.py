@@ -6,7 +6,7 @@ Shared by `ripe match` and the web demo.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,16 @@ INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "n
 
 
 class Stopwatch:
-    """Times of named stages in milliseconds."""
+    """Times of named stages in milliseconds; `begun` is told which one begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Callable[[str], object] = lambda name: None) -> None:
         self.milliseconds: dict[str, float] = {}
+        self._begun = begun
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the body of a `with` statement; the times of one name add up."""
+        self._begun(name)
         start = time.perf_counter()
         yield
         elapsed = (time.perf_counter() - start) * 1000
@@ -76,7 +78,7 @@ def document(
     milliseconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything about a matched pair, ready for JSON: lists of numbers, keypoints in pixels of the photos."""
-    from ripe.geometry.pose import CalibratedGeometry
+    from ripe.geometry.pose import CalibratedGeometry, rotation_angle, view_of_second
 
     found: dict[str, Any] = {"settings": settings, "milliseconds": milliseconds}
     for number, side in enumerate(features):
@@ -92,4 +94,8 @@ def document(
         for name in ("rotation", "translation"):
             value = getattr(geometry, name)
             found[name] = None if value is None else value.tolist()
+        if geometry.rotation is not None and geometry.translation is not None:
+            right, up = view_of_second(geometry.rotation, geometry.translation)
+            turned = float(rotation_angle(geometry.rotation.new_ones(3).diag(), geometry.rotation))
+            found["degrees"] = {"rotation": turned, "right": right, "up": up}
     return found

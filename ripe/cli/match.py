@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
-from ripe.cli.progress import progress_bar
+from ripe.cli.progress import progress_bar, stage_line
 from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit, shrinking
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _match_many(arguments)
     if arguments.image1 is None:
         arguments.refuse("give two photos, or --pairs, --features and -o")
-    return _match_two(arguments)
+    with stage_line("match") as begun:
+        return _match_two(arguments, begun)
 
 
 def _match_many(arguments: argparse.Namespace) -> int:
@@ -193,7 +194,7 @@ def _exif_camera(path: Path) -> tuple[float]:
     return (focal,)
 
 
-def _match_two(arguments: argparse.Namespace) -> int:
+def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) -> int:
     from ripe import drawing, files
     from ripe.images import as_rgb
     from ripe.matching import filtered_match
@@ -205,7 +206,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
             files.check_writable(path)
     how, limits = options.match_filter(arguments), options.extraction_settings(arguments)
     limits |= {"resize": limits.pop("max_side"), "enlarge": False}
-    watch = Stopwatch()
+    watch = Stopwatch(begun)
     with watch.stage("read"):
         paths = arguments.image0, arguments.image1
         images = [as_rgb(path, max_megapixels=arguments.max_megapixels) for path in paths]
@@ -223,6 +224,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
     points = matches.points(*features)
     with watch.stage("geometry"):
         geometry, verdict = fit(arguments.geometry, points, threshold, cameras)
+    begun("")
     _report(features, matches, geometry, verdict, watch)
     if arguments.output is not None:
         _draw(arguments, images, features, points, geometry, verdict)
@@ -301,7 +303,7 @@ def _report(
 ) -> None:
     import torch
 
-    from ripe.geometry.pose import CalibratedGeometry, rotation_angle
+    from ripe.geometry.pose import CalibratedGeometry, rotation_angle, view_of_second
 
     print(f"keypoints  {len(features[0])} and {len(features[1])}")
     print(f"matches    {len(matches)}")
@@ -314,6 +316,9 @@ def _report(
         x, y, z = geometry.translation.tolist()
         print(f"rotation   {angle:.2f}°")
         print(f"direction  {x:.3f} {y:.3f} {z:.3f} of the translation")
+        right, up = view_of_second(geometry.rotation, geometry.translation)
+        print(f"B's camera {abs(right):.2f}° to the {'left' if right < 0 else 'right'} and {abs(up):.2f}° "
+              f"{'down' if up < 0 else 'up'} of where A looks")  # fmt: skip
     print("time       " + ", ".join(f"{stage} {value:.0f} ms" for stage, value in watch.milliseconds.items()))
 
 

@@ -103,6 +103,14 @@ def add_megapixels_option(group: argparse._ActionsContainer) -> None:
     )
 
 
+def above_zero(text: str) -> float:
+    """An argument that is a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def positive(text: str) -> int:
     """An argument that is a whole number of 1 or more."""
     return _whole_number(text, least=1)

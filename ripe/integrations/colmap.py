@@ -48,16 +48,23 @@ class KnownCamera:
         model, numbers = self._of_colmap(size, orientation)
         pycolmap = import_pycolmap()
         if model not in set(pycolmap.CameraModelId.__members__) - {"INVALID"}:
-            raise ValueError(f"COLMAP has no camera model {model}; such as SIMPLE_RADIAL and OPENCV it has")
+            raise ValueError(
+                f"{self}: COLMAP has no camera model {model}; SIMPLE_RADIAL and OPENCV are two that it has"
+            )
         camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=numbers)
         if not camera.verify_params():
-            raise ValueError(f"{len(numbers)} numbers are no camera of the model {model}; it has {camera.params_info}")
+            named = camera.params_info.split(", ")
+            raise ValueError(f"{self}: the model has {len(named)} numbers, not {len(numbers)}: {camera.params_info}")
         if not np.isfinite(numbers).all() or camera.has_bogus_params(*BOUNDS):
             raise ValueError(
-                f"{', '.join(f'{number:g}' for number in numbers)} ({camera.params_info}) is no camera of a photo of "
-                f"{size[0]}×{size[1]} pixels: its focal length is {BOUNDS[0]:g} to {BOUNDS[1]:g} times the longer side"
+                f"{self} is no camera of a photo of {size[0]}×{size[1]} pixels: the focal length must be "
+                f"{BOUNDS[0]:g} to {BOUNDS[1]:g} times the longer side, the principal point in the photo"
             )
         return model, numbers
+
+    def __str__(self) -> str:
+        numbers = ",".join(f"{number:g}" for number in self.numbers)
+        return numbers if self.model is None else f"{self.model}:{numbers}"
 
     def _of_colmap(self, size: tuple[int, int], orientation: int) -> tuple[str, tuple[float, ...]]:
         if self.model is not None:

@@ -25,7 +25,7 @@ def check_mapper(mapper: Mapper) -> None:
     pycolmap = import_pycolmap()
     if mapper == "global" and not hasattr(pycolmap, "GlobalPipeline"):
         raise ValueError(
-            f"the global mapper needs pycolmap 4 or newer; {pycolmap.__version__} is installed: "
+            f"mapper is 'global', which needs pycolmap 4 or newer; {pycolmap.__version__} is installed: "
             "pip install --upgrade 'ripe-keypoints[colmap]'"
         )
 

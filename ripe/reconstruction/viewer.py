@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pycolmap
 
 CAMERA_SIZE = 0.06
-"""Height of a drawn camera; the scene's points reach about 1 from its middle."""
+"""Height of a drawn camera; cameras and most points reach 1 from the middle."""
 
 
 def write_viewer(path: Path, model: "pycolmap.Reconstruction", title: str) -> None:
@@ -48,18 +48,21 @@ def write_viewer(path: Path, model: "pycolmap.Reconstruction", title: str) -> No
 
 
 def _standing(images: list[Any], points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """How a model is put up: the 3×3 rotation that turns its y axis up, its middle, and how far most points reach.
+    """How a model is put up: the 3×3 rotation that turns its y axis up, its middle, and how far it reaches from there.
 
     Cameras are mostly held level, so up is where their y axes point away from; and they are in front, at positive z.
     """
     down = np.mean([image.cam_from_world().rotation.matrix()[1] for image in images], axis=0)
-    middle = np.median(points, axis=0)
     up = -down / max(np.linalg.norm(down), 1e-9)
-    toward = np.mean([image.projection_center() for image in images], axis=0) - middle
+    centres = np.array([image.projection_center() for image in images])
+    seen = np.median(points, axis=0)
+    toward = centres.mean(axis=0) - seen
     toward = toward - (toward @ up) * up
     toward = toward / max(np.linalg.norm(toward), 1e-9)
-    reach = float(np.percentile(np.linalg.norm(points - middle, axis=1), 90))
-    return np.stack([np.cross(up, toward), up, toward]), middle, reach or 1.0
+    middle = (seen + centres.mean(axis=0)) / 2
+    from_points, from_cameras = (np.linalg.norm(places - middle, axis=1) for places in (points, centres))
+    reach = max(np.percentile(from_points, 90), from_cameras.max())  # the farthest points are outliers
+    return np.stack([np.cross(up, toward), up, toward]), middle, float(reach) or 1.0
 
 
 def _corners(image: Any, height: float) -> np.ndarray:
