@@ -48,9 +48,7 @@ class KnownCamera:
         model, numbers = self._of_colmap(size, orientation)
         pycolmap = import_pycolmap()
         if model not in set(pycolmap.CameraModelId.__members__) - {"INVALID"}:
-            raise ValueError(
-                f"{self}: COLMAP has no camera model {model}; SIMPLE_RADIAL and OPENCV are two that it has"
-            )
+            raise ValueError(f"{self}: COLMAP has no camera model {model}; it has SIMPLE_RADIAL and OPENCV")
         camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=numbers)
         if not camera.verify_params():
             named = camera.params_info.split(", ")

@@ -2,8 +2,8 @@
 
 `pairs.json` is `{"model": "homography" | "fundamental" | "pose", "pairs": [...]}`. Every pair has `name`, `image0` and
 `image1`. A pair of a homography has `H` (3×3, first photo to second), or else corresponding points, `points0` and
-`points1` (K×2, 4 or more). A pair of "fundamental", for scenes with depth and cameras that nobody knows, has such points,
-8 or more. A pair of poses has the camera matrices `K0` and `K1`, `T_0to1` (4×4, first camera's frame to second's, of any
+`points1` (K×2, 4 or more). A pair of "fundamental", for scenes with depth and unknown cameras, has such points, 8 or
+more. A pair of poses has the camera matrices `K0` and `K1`, `T_0to1` (4×4, first camera's frame to second's, of any
 scale), and optionally the sizes (width, height) `size0` and `size1` of the photos that the matrices are for. Pixel
 coordinates are (x, y) of the stored photo, EXIF orientation applied, with the centre of the top-left pixel at (0, 0).
 """
