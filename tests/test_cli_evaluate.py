@@ -1,5 +1,6 @@
 """`ripe eval`: tables, files, resumption and refusal."""
 
+import csv
 import json
 import os
 import re
@@ -108,7 +109,7 @@ def test_pairs_with_a_matrix_and_with_clicked_points_of_a_scene_with_depth(tmp_p
     output = tmp_path / "out"
     words = ["--model", "none", "--baseline", "sift", "--repeats", "1", "--gallery", "1", "-o", str(output)]
     errors = []
-    for clicked in (points1, points1 + [0, 40]):
+    for clicked in (points1, points1 + np.array([0, 40])):
         described = {"model": "fundamental", "pairs": [{**pair, "points1": clicked.tolist()}]}
         (folder / "pose" / "pairs.json").write_text(json.dumps(described))
         assert main(["eval", "pairs", str(folder), *words]) == 0
