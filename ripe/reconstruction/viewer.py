@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pycolmap
 
 CAMERA_SIZE = 0.06
-"""Height of a drawn camera; cameras and most points reach 1 from the middle."""
+"""Height of a drawn camera; most points, and cameras that are not far from them, reach 1 from the middle."""
 
 
 def write_viewer(path: Path, model: "pycolmap.Reconstruction", title: str) -> None:
@@ -59,10 +59,10 @@ def _standing(images: list[Any], points: np.ndarray) -> tuple[np.ndarray, np.nda
     toward = centres.mean(axis=0) - seen
     toward = toward - (toward @ up) * up
     toward = toward / max(np.linalg.norm(toward), 1e-9)
-    middle = (seen + centres.mean(axis=0)) / 2
-    from_points, from_cameras = (np.linalg.norm(places - middle, axis=1) for places in (points, centres))
-    reach = max(np.percentile(from_points, 90), from_cameras.max())  # the farthest points are outliers
-    return np.stack([np.cross(up, toward), up, toward]), middle, float(reach) or 1.0
+    # Points and cameras far out are often wrong, and must not make the rest small.
+    points_reach = np.percentile(np.linalg.norm(points - seen, axis=1), 90)
+    reach = np.clip(np.linalg.norm(centres - seen, axis=1).max(), points_reach, 2 * points_reach)
+    return np.stack([np.cross(up, toward), up, toward]), seen, float(reach) or 1.0
 
 
 def _corners(image: Any, height: float) -> np.ndarray:
