@@ -1,10 +1,12 @@
 """How many pairs of real photos of one place are matched, and whether third photos agree; no annotation is needed.
 
     python benchmarks/real_pairs.py scenes/ --model compact --baseline sift
+    python benchmarks/real_pairs.py scenes/ --baseline --filter mutual mutual,ratio=0.9 fginn adalam
 
-`scenes/` holds a folder for each place; every two photos of a folder are matched (mutual nearest neighbours), a
-fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict. A pair of the same two folders'
-photos, which show different places, is the control: its share of "matched" verdicts is the rate of false alarms.
+`scenes/` holds a folder for each place; every two photos of a folder are matched (mutual nearest neighbours, or by
+each `--filter`), a fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict. A pair of the
+same two folders' photos, which show different places, is the control: its share of "matched" verdicts is the rate of
+false alarms.
 
 An inlier match of photos A and B is *confirmed* by a third photo C if both keypoints have inlier matches to the same
 keypoint of C, and *contradicted* if they have such matches to different ones (more than 3 px apart). A matched pair
@@ -24,11 +26,14 @@ from ripe.data.own import read_scenes
 from ripe.evaluation.baselines import baseline
 from ripe.extractors import Describer, describer
 from ripe.features import Features
+from ripe.filters import MUTUAL, MatchFilter
 from ripe.geometry.robust import estimate_geometry
 from ripe.geometry.verdict import judge
 from ripe.images import as_rgb
-from ripe.matching import match
+from ripe.matching import filtered_match
 from ripe.pretrained import load
+from ripe.tables import markdown_table
+from ripe.two_views import Stopwatch
 
 KEYPOINTS = 2048
 MAX_ERROR = 1.5
@@ -37,22 +42,26 @@ SAME_POINT = 3.0  # pixels
 
 @dataclass(frozen=True)
 class Pair:
-    """Two photos of one folder: verdict, inliers by matches, and the inliers' keypoints, first to second."""
+    """Two photos: verdict, inliers by matches, the inliers' keypoints, first to second, and the times it took."""
 
     verdict: str
     inliers: int
     matches: int
     joined: dict[int, int]
+    milliseconds: dict[str, float]
 
 
-def compare(features0: Features, features1: Features) -> Pair:
+def compare(features0: Features, features1: Features, how: MatchFilter) -> Pair:
     """Match two photos."""
-    matches = match(features0, features1)
+    watch = Stopwatch()
+    with watch.stage("match"):
+        matches = filtered_match(features0, features1, how)
     points = matches.points(features0, features1)
-    geometry = estimate_geometry("fundamental", *points, max_error=MAX_ERROR)
+    with watch.stage("fit"):
+        geometry = estimate_geometry("fundamental", *points, max_error=MAX_ERROR)
     verdict = judge(geometry, *points).name
     kept = matches.indices[geometry.inliers].tolist() if verdict != "chance" else []
-    return Pair(verdict, geometry.num_inliers, len(matches), dict(kept))
+    return Pair(verdict, geometry.num_inliers, len(matches), dict(kept), watch.milliseconds)
 
 
 def consistent(pairs: dict[tuple[int, int], Pair], keypoints: Sequence[np.ndarray], first: int, second: int) -> bool:
@@ -74,23 +83,65 @@ def _directed(pairs: dict[tuple[int, int], Pair], start: int, end: int) -> dict[
     return {there: here for here, there in pairs[end, start].joined.items()}
 
 
-def measure(describe: Describer, folder: Path) -> tuple[Counter[str], Counter[str]]:
-    """Counts over all pairs of each folder, and over as many pairs of photos of different folders."""
-    found, strangers = Counter[str](), Counter[str]()
+class Tally:
+    """Pairs of photos of one folder, and as many pairs of photos of different folders."""
+
+    def __init__(self, how: MatchFilter) -> None:
+        self.how = how
+        self.found, self.strangers = Counter[str](), Counter[str]()
+        self.times: list[dict[str, float]] = []
+
+    def add_scene(self, features: Sequence[Features]) -> None:
+        """Every two photos of a folder."""
+        pairs = {(i, j): compare(features[i], features[j], self.how) for i, j in combinations(range(len(features)), 2)}
+        keypoints = [each.keypoints.numpy() for each in features]
+        for (i, j), pair in pairs.items():
+            self.times.append(pair.milliseconds)
+            self.found[pair.verdict] += 1
+            if pair.verdict == "matched":
+                self.found["inliers"] += pair.inliers
+                self.found["matches"] += pair.matches
+                self.found["consistent"] += consistent(pairs, keypoints, i, j)
+
+    def add_strangers(self, features: Sequence[Features], others: Sequence[Features]) -> None:
+        """One photo of each of two folders at a time."""
+        for mine, other in zip(features, others, strict=False):
+            self.strangers[compare(mine, other, self.how).verdict] += 1
+
+    def row(self) -> list[str]:
+        """The figures, as in `HEADER`."""
+        found, strangers = self.found, self.strangers
+        times = [float(np.median([each[stage] for each in self.times])) for stage in ("match", "fit")]
+        return [
+            str(sum(found[verdict] for verdict in ("matched", "doubtful", "chance"))),
+            *(str(found[name]) for name in ("matched", "consistent", "doubtful")),
+            f"{found['inliers'] / max(found['matches'], 1):.0%}",
+            f"{strangers['matched']} of {sum(strangers.values())}",
+            " + ".join(f"{time:.0f}" for time in times),
+        ]
+
+
+HEADER = ["extractor", "filter", "pairs", "matched", "of these consistent", "doubtful", "inliers of matched"]
+HEADER += ["strangers matched", "ms to match + fit"]
+
+
+def measure(describe: Describer, folder: Path, filters: Sequence[MatchFilter]) -> list[Tally]:
+    """What each filter makes of the photos below a folder."""
+    tallies = [Tally(how) for how in filters]
     last: list[Features] = []
     for scene in read_scenes(folder):
         features = [describe(as_rgb(scene.path(index))).to("cpu") for index in range(len(scene))]
-        pairs = {(i, j): compare(features[i], features[j]) for i, j in combinations(range(len(features)), 2)}
-        keypoints = [each.keypoints.numpy() for each in features]
-        for (i, j), pair in pairs.items():
-            found[pair.verdict] += 1
-            found["inliers"] += pair.inliers if pair.verdict == "matched" else 0
-            found["matches"] += pair.matches if pair.verdict == "matched" else 0
-            found["consistent"] += pair.verdict == "matched" and consistent(pairs, keypoints, i, j)
-        for mine, other in zip(features, last, strict=False):
-            strangers[compare(mine, other).verdict] += 1
+        for tally in tallies:
+            tally.add_scene(features)
+            tally.add_strangers(features, last)
         last = features
-    return found, strangers
+    return tallies
+
+
+def match_filter(text: str) -> MatchFilter:
+    """An argument such as `adalam` or `mutual,ratio=0.9,min_similarity=0.5`."""
+    method, *numbers = text.split(",")
+    return MatchFilter(method, **{name: float(value) for name, _, value in (part.partition("=") for part in numbers)})
 
 
 def main() -> None:
@@ -99,20 +150,15 @@ def main() -> None:
     parser.add_argument("scenes", type=Path)
     parser.add_argument("--model", nargs="*", default=["compact"])
     parser.add_argument("--baseline", nargs="*", default=["sift"])
+    parser.add_argument("--filter", nargs="+", type=match_filter, default=[MUTUAL], metavar="METHOD[,NAME=VALUE]")
     arguments = parser.parse_args()
     describers = {Path(name).stem: describer(load(name), max_keypoints=KEYPOINTS) for name in arguments.model}
     describers |= {name: baseline(name, KEYPOINTS) for name in arguments.baseline}
-    print("| extractor | pairs | matched | of these consistent | doubtful | inliers of matched | strangers matched |")
-    print("|---|---|---|---|---|---|---|")
+    rows = []
     for name, describe in describers.items():
-        found, strangers = measure(describe, arguments.scenes)
-        total = sum(found[verdict] for verdict in ("matched", "doubtful", "chance"))
-        print(
-            f"| {name} | {total} | {found['matched']} | {found['consistent']} | {found['doubtful']} "
-            f"| {found['inliers'] / max(found['matches'], 1):.0%} "
-            f"| {strangers['matched']} of {sum(strangers.values())} |",
-            flush=True,
-        )
+        for tally in measure(describe, arguments.scenes, arguments.filter):
+            rows.append([name, str(tally.how), *tally.row()])
+    print(markdown_table(HEADER, rows))
 
 
 if __name__ == "__main__":

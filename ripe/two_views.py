@@ -6,7 +6,7 @@ Shared by `ripe match` and the web demo.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -34,20 +34,20 @@ def inlier_threshold(kind: Any, sizes: Sequence[tuple[int, int]], seen_side: int
         seen_side: longer side to which longer photos were shrunk; None if they were not.
     """
     usual = INLIER_THRESHOLDS[kind]
-    if usual is None or seen_side is None:
-        return usual
-    return usual * max([1.0, *(max(size) / seen_side for size in sizes)])
+    return None if usual is None else usual * shrinking(sizes, seen_side)
 
 
 class Stopwatch:
-    """Times of named stages in milliseconds."""
+    """Times of named stages in milliseconds; `begun` is told which one begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Callable[[str], object] = lambda name: None) -> None:
         self.milliseconds: dict[str, float] = {}
+        self._begun = begun
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the body of a `with` statement; the times of one name add up."""
+        self._begun(name)
         start = time.perf_counter()
         yield
         elapsed = (time.perf_counter() - start) * 1000
@@ -74,6 +74,16 @@ def fit(
     return geometry, judge(geometry, *points)
 
 
+def shrinking(sizes: Sequence[tuple[int, int]], seen_side: int | None) -> float:
+    """By how much thresholds in pixels of photos grow: as the photo that was shrunk more was shrunk, 1 or more.
+
+    Args:
+        sizes: (width, height) of the photos.
+        seen_side: longer side to which longer ones were shrunk to find keypoints; None if they were not.
+    """
+    return max([1.0, *(max(size) / seen_side for size in sizes)]) if seen_side else 1.0
+
+
 def document(
     settings: dict[str, Any],
     features: Sequence[Features],
@@ -83,7 +93,7 @@ def document(
     milliseconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything about a matched pair, ready for JSON: lists of numbers, keypoints in pixels of the photos."""
-    from ripe.geometry.pose import CalibratedGeometry
+    from ripe.geometry.pose import CalibratedGeometry, rotation_angle, view_of_second
 
     found: dict[str, Any] = {"settings": settings, "milliseconds": milliseconds}
     for number, side in enumerate(features):
@@ -100,4 +110,8 @@ def document(
         for name in ("rotation", "translation"):
             value = getattr(geometry, name)
             found[name] = None if value is None else value.tolist()
+        if geometry.rotation is not None and geometry.translation is not None:
+            right, up = view_of_second(geometry.rotation, geometry.translation)
+            turned = float(rotation_angle(geometry.rotation.new_ones(3).diag(), geometry.rotation))
+            found["degrees"] = {"rotation": turned, "right": right, "up": up}
     return found

@@ -56,6 +56,16 @@ def two_views() -> tuple[np.ndarray, np.ndarray]:
     return photo, view
 
 
+def wall_in_second_view(points) -> np.ndarray:
+    """Where the second view of `two_views` shows points of the first."""
+    left = np.asarray(points)[:, 0] < int(K0[0, 2])
+    moved = []
+    for slope in (0.6, -0.6):
+        normal = np.array([slope, 0.1, 1])
+        moved.append(move(K1 @ (ROTATION + np.outer(TRANSLATION, normal)) @ np.linalg.inv(K0), points))
+    return np.where(left[:, None], *moved)
+
+
 def write_annotated(root: Path) -> Path:
     """`homography` with three warps of a photo, and `pose` with one pair, as `ripe eval pairs` reads them."""
     photo = skimage.data.astronaut()

@@ -240,6 +240,9 @@ BAD_PAIRS = {
     "pair 2: 4 and 5 points": lambda content: content["pairs"][2]["points0"].pop(),
     "two pairs are named 'shift'": lambda content: content["pairs"][2].update(name="shift"),
     "pair 0: its points do not determine": lambda content: content["pairs"][0].update(points0=[[1, 1]] * 5),
+    "pair 0: `H` must be 3×3 numbers": lambda content: content["pairs"][0].update(H=[1, 2]),
+    "pair 0: `H` cannot be inverted": lambda content: content["pairs"][0].update(H=[[1, 0, 0], [0, 1, 0], [0, 0, 0]]),
+    "pair 0: 5 and 5 points; there must be as many of both, 8": lambda content: content.update(model="fundamental"),
     "pair 0: must be an object": lambda content: content.update(pairs=["shift"]),
 }
 

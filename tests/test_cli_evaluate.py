@@ -1,5 +1,6 @@
 """`ripe eval`: tables, files, resumption and refusal."""
 
+import csv
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from made_sets import write_annotated, write_hpatches, write_imw, write_megadepth
+from made_sets import WARPS, wall_in_second_view, write_annotated, write_hpatches, write_imw, write_megadepth
 from PIL import Image
 
 import ripe
@@ -74,6 +75,17 @@ def test_tables_files_and_pictures(annotated, tmp_path, random_weights, capsys):
     assert sift["protocol"].startswith("long side at most 256 px")
     assert sift["detector"]["repeatability"][2] > 0.4
     assert record["sets"][1]["results"][0]["detector"] is None
+    [pose] = record["sets"][1]["results"][1]["pairs"].values()
+    assert pose["errors"] == list(map(max, pose["rotation_errors"], pose["translation_errors"]))
+    assert len(set(pose["errors"] + pose["rotation_errors"])) > 2
+    with (output / "pairs.csv").open(newline="", encoding="utf-8") as file:
+        table = {(row["set"], row["extractor"], row["pair"]): row for row in csv.DictReader(file)}
+    assert len(table) == 3 * (3 + 1)
+    turned = float(table["pose", "sift", "wall"]["rotation (°)"])
+    assert turned == pytest.approx(np.mean(pose["rotation_errors"]), abs=1e-3)
+    shift = table["homography", "sift", "shift"]
+    assert float(shift["error"]) == pytest.approx(np.mean(sift["pairs"]["shift"]["errors"]), abs=1e-3)
+    assert (shift["unit"], shift["rotation (°)"]) == ("px", "")
     page = (output / "gallery.html").read_text()
     pictures = re.findall(r"<img src='([^']+)'", page)
     assert len(pictures) == 2 * 3 + 1 * 3  # worst and best of three pairs, and the only pair, of three extractors
@@ -81,6 +93,34 @@ def test_tables_files_and_pictures(annotated, tmp_path, random_weights, capsys):
         with Image.open(output / picture) as image:
             assert image.width > 100
     assert "tilt: error" in page or "turn: error" in page
+
+
+def test_pairs_with_a_matrix_and_with_clicked_points_of_a_scene_with_depth(tmp_path, capsys):
+    """The same warp by H as by points; and two views of a folded wall by points that are projected to both."""
+    folder = write_annotated(tmp_path / "set")
+    content = json.loads((folder / "homography" / "pairs.json").read_text())
+    for pair in content["pairs"]:
+        del pair["points0"], pair["points1"]
+        pair["H"] = WARPS[pair["name"]]
+    (folder / "homography" / "pairs.json").write_text(json.dumps(content))
+    points0 = np.random.default_rng(0).uniform((60, 60), (450, 300), (15, 2))
+    points1 = wall_in_second_view(points0)
+    pair = {"name": "wall", "image0": "a.png", "image1": "b.png", "points0": points0.tolist()}
+    output = tmp_path / "out"
+    words = ["--model", "none", "--baseline", "sift", "--repeats", "1", "--gallery", "1", "-o", str(output)]
+    errors = []
+    for clicked in (points1, points1 + np.array([0, 40])):
+        described = {"model": "fundamental", "pairs": [{**pair, "points1": clicked.tolist()}]}
+        (folder / "pose" / "pairs.json").write_text(json.dumps(described))
+        assert main(["eval", "pairs", str(folder), *words]) == 0
+        assert "PoseLib fundamental matrix 1 px" in capsys.readouterr().out
+        by_matrix, by_points = (entry["results"][0] for entry in results(output)["sets"])
+        errors += by_points["pairs"]["wall"]["errors"]
+        assert (by_points["precision"] > 0.7) == (clicked is points1)
+    assert errors[0] < 2
+    assert errors[1] > 10
+    assert max(pair["errors"][0] for pair in by_matrix["pairs"].values()) < 1
+    assert by_matrix["precision"] > 0.7
 
 
 @pytest.mark.parametrize("name", ["hpatches", "megadepth1500", "imw2020"])

@@ -90,6 +90,11 @@ def test_the_pose_of_a_rectified_pair(photos: list[Path], tmp_path: Path, capsys
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert float(printed["rotation"].removesuffix("°")) < 0.5
     assert printed["direction"].startswith("-0.99") or printed["direction"].startswith("-1.0")
+    angles = written["degrees"]
+    assert abs(angles["right"] - 90) < 3
+    assert abs(angles["up"]) < 3
+    assert printed["rotation"] == f"{angles['rotation']:.2f}°"
+    assert printed["B's"].startswith(f"camera {angles['right']:.2f}° to the right")
 
 
 def with_focal_length(photo: Path, path: Path, millimetres: float) -> Path:
@@ -219,8 +224,10 @@ def broken_inputs(tmp_path: Path, photos: list[Path]) -> Path:
         ("match photo.jpg photo.jpg -o a.xyz", "cannot write pictures"),
         ("match photo.jpg photo.jpg --json folder", "is a folder"),
         ("match photo.jpg photo.jpg --inlier-threshold 0", "more than 0"),
+        ("match photo.jpg photo.jpg --ratio 2", "error: --ratio is 2.0; it must be above 0"),
+        ("match photo.jpg photo.jpg --min-similarity 2", "error: --min-similarity is 2.0; it must be in"),
         ("match photo.jpg photo.jpg --geometry essential", "photo.jpg: EXIF has no 35 mm focal length"),
-        ("match photo.jpg photo.jpg --geometry essential --intrinsics -5", "focal lengths -5 and -5"),
+        ("match photo.jpg photo.jpg --geometry essential --intrinsics -5", "a focal length is -5 pixels"),
         ("match photo.jpg photo.jpg --device quantum", "device quantum cannot be used here; there are: cpu"),
         ("match photo.jpg photo.jpg --device mps", "device mps cannot be used here; there are: cpu"),
         ("match photo.jpg photo.jpg --device meta", "device meta cannot be used here"),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance
+from ripe.geometry.epipolar import epipolar_distance, fundamental_from_pose, sampson_distance
 from ripe.geometry.homography import (
     apply_homography,
     homography_from_corner_origin,
@@ -16,7 +16,7 @@ from ripe.geometry.homography import (
     outer_corners,
     resizing_matrix,
 )
-from ripe.geometry.pose import RelativePose, pose_error, rotation_angle, translation_angle
+from ripe.geometry.pose import RelativePose, pose_error, rotation_angle, translation_angle, view_of_second
 from ripe.geometry.robust import estimate_geometry, estimate_relative_pose
 from ripe.images import rescale_keypoints
 
@@ -242,6 +242,27 @@ def test_translation_angle_knows_directions_only(degrees, length0, length1):
 def test_small_angles_keep_their_digits():
     tiny = rotation_about((0, 0, 1), 1e-6)
     assert rotation_angle(torch.eye(3, dtype=torch.float64), tiny).item() == pytest.approx(1e-6, rel=1e-6)
+
+
+def test_where_the_first_camera_sees_the_second():
+    """A second camera to the right, ahead and above; however it is turned."""
+    turn = torch.linalg.matrix_exp(torch.tensor([[0, -0.3, 0.5], [0.3, 0, -0.2], [-0.5, 0.2, 0]], dtype=torch.float64))
+    centre = torch.tensor([math.sqrt(3), -2 * math.tan(math.radians(20)), 1.0], dtype=torch.float64)
+    for rotation in (torch.eye(3, dtype=torch.float64), turn):
+        assert view_of_second(rotation, -rotation @ centre) == pytest.approx((60, 20))
+        assert view_of_second(rotation, rotation @ centre) == pytest.approx((-120, -20))
+
+
+def test_distance_from_epipolar_lines_is_measured_in_both_photos():
+    generator = torch.Generator().manual_seed(0)
+    fundamental = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    points0, points1 = (100 * torch.rand(7, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    distances = []
+    for matrix, start, end in ((fundamental, points0, points1), (fundamental.T, points1, points0)):
+        lines = cv2.computeCorrespondEpilines(start.numpy(), 1, matrix.numpy()).reshape(-1, 3)  # of unit normals
+        distances.append(np.abs((lines[:, :2] * end.numpy()).sum(1) + lines[:, 2]))
+    found = epipolar_distance(fundamental, points0, points1)
+    np.testing.assert_allclose(found, np.mean(distances, axis=0), rtol=1e-4)
 
 
 def test_pose_error_is_the_larger_angle():

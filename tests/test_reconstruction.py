@@ -1,6 +1,9 @@
 """`ripe reconstruct` on a rendered room whose cameras are known, and its parts on what COLMAP synthesises."""
 
+import base64
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +20,11 @@ from ripe.cli import main
 from ripe.features import Features
 from ripe.images import read_image
 from ripe.integrations import colmap
+from ripe.integrations.colmap import KnownCamera
+from ripe.reconstruction.mapping import map_photos
 from ripe.reconstruction.pairing import exhaustive, sequential, similar
+from ripe.reconstruction.verification import MIN_INLIER_RATIO, RANSAC, verify
+from ripe.reconstruction.viewer import write_viewer
 from ripe.storage import read_features
 
 pycolmap = pytest.importorskip("pycolmap")
@@ -84,7 +91,7 @@ def test_summary_files_and_cloud_agree(done: Path) -> None:
         header = (folder / "points.ply").read_bytes()[:300]
         assert f"element vertex {summary['points']}".encode() in header
         assert sorted(path.name for path in folder.iterdir()) == [
-            "database.db", "features.h5", "matches.h5", "points.ply", "sparse"
+            "database.db", "features.h5", "matches.h5", "model.html", "points.ply", "sparse"
         ]  # fmt: skip
 
 
@@ -168,6 +175,165 @@ def test_masks_filter_and_starting_anew(
     assert "holds no photo's mask" in capsys.readouterr().err
     assert len(read_features(tmp_path / "out" / "sift" / "features.h5")) == len(names)
     assert len(read_features(tmp_path / "out" / random_weights.stem / "features.h5")) == len(names)
+
+
+def test_pairs_verified_one_by_one_are_those_that_colmap_verifies(done: Path, tmp_path: Path) -> None:
+    ours, colmaps = tmp_path / "ours.db", tmp_path / "colmaps.db"
+    for database in (ours, colmaps):
+        shutil.copy(done / "compact" / "database.db", database)
+        with pycolmap.Database.open(database) as opened:
+            opened.clear_two_view_geometries()
+    verify(ours)
+    options = {"min_inlier_ratio": MIN_INLIER_RATIO, "ransac": {**RANSAC, "max_error": 4.0}}
+    pycolmap.geometric_verification(colmaps, two_view_geometry_options=options)
+    with pycolmap.Database.open(ours) as mine, pycolmap.Database.open(colmaps) as theirs:
+        for pair in exhaustive(range(1, 7)):
+            found, wanted = mine.read_two_view_geometry(*pair), theirs.read_two_view_geometry(*pair)
+            assert found.config == wanted.config
+            np.testing.assert_array_equal(found.inlier_matches, wanted.inlier_matches)
+
+
+def test_thresholds_follow_photos_that_were_shrunk(room: Path, tmp_path: Path) -> None:
+    """Photos four times as large, shrunk to the size of the others, give as long tracks; their errors are larger."""
+    (tmp_path / "large").mkdir()
+    for path in room.iterdir():
+        image = cv2.imread(str(path))
+        cv2.imwrite(str(tmp_path / "large" / path.name), cv2.resize(image, None, fx=4, fy=4, interpolation=3))
+    command = ["reconstruct", str(tmp_path / "large"), "-o", str(tmp_path / "out"), *QUICK, "--resize", "400"]
+    assert main(command) == 0
+    [summary] = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["registered"] == 6
+    assert summary["mean_track_length"] > 4.6  # 4.2 with thresholds for the small photos
+    assert 1.2 < summary["mean_reprojection_error"] < 4
+
+
+KNOWN = {
+    "420": ("SIMPLE_PINHOLE", [420, 200, 150]),
+    "420,420,199.5,149.5": ("PINHOLE", [420, 420, 200, 150]),
+    "opencv:420,420,200,150,0,0,0,0": ("OPENCV", [420, 420, 200, 150, 0, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize(("given", "mapper"), [*((given, "incremental") for given in KNOWN), ("420", "global")])
+def test_a_known_camera_is_kept_and_poses_come_out(
+    given: str, mapper: str, room: Path, done: Path, tmp_path: Path
+) -> None:
+    for name in ("features.h5", "matches.h5"):
+        (tmp_path / "compact").mkdir(exist_ok=True)
+        shutil.copy(done / "compact" / name, tmp_path / "compact" / name)
+    assert main(["reconstruct", str(room), "-o", str(tmp_path), *QUICK, "--intrinsics", given, "--mapper", mapper]) == 0
+    model = pycolmap.Reconstruction(tmp_path / "compact" / "sparse")
+    [camera] = model.cameras.values()
+    assert (camera.model_name, camera.params.tolist()) == KNOWN[given]
+    assert true_errors(model)[0] < 0.5
+
+
+def test_the_global_mapper_finds_the_focal_length(room: Path, done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "compact", tmp_path / "compact")
+    assert main(["reconstruct", str(room), "-o", str(tmp_path), *QUICK, "--mapper", "global"]) == 0
+    model = pycolmap.Reconstruction(tmp_path / "compact" / "sparse")
+    assert model.num_reg_images() == 6
+    [camera] = model.cameras.values()
+    assert camera.mean_focal_length() == pytest.approx(420, rel=0.03)
+    angle, share = true_errors(model)
+    assert angle < 1
+    assert share < 0.1
+
+
+def test_a_pycolmap_without_the_global_mapper_is_named(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(pycolmap, "GlobalPipeline")
+    assert main(["reconstruct", str(room), "-o", str(tmp_path / "out"), "--mapper", "global"]) == 1
+    assert "--mapper is 'global', which needs pycolmap 4 or newer" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("OPENCV:1,2", "OPENCV:1,2: the model has 8 numbers, not 2: fx, fy, cx, cy, k1, k2, p1, p2"),
+        ("LENS:1", "LENS:1: COLMAP has no camera model LENS"),
+        ("3", "3 is no camera of a photo of 400×300 pixels"),
+        ("SIMPLE_PINHOLE:nan,1,1", "is no camera of a photo of 400×300 pixels"),
+    ],
+)
+def test_cameras_that_are_none_are_refused_before_the_work(
+    given: str, message: str, room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reconstruct", str(room), "-o", str(tmp_path / "out"), *QUICK, "--intrinsics", given]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize("given", ["a", "1,2", "OPENCV:x"])
+def test_intrinsics_that_are_no_numbers_are_wrong_usage(given: str, room: Path) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["reconstruct", str(room), "-o", "out", "--intrinsics", given])
+    assert exit_info.value.code == 2
+
+
+def test_one_principal_point_for_photos_of_two_sizes_is_refused(tmp_path: Path) -> None:
+    for name, size in (("a.png", (400, 300)), ("b.png", (300, 400))):
+        Image.new("L", size).save(tmp_path / name)
+    (tmp_path / "c.png").write_text("no photo")
+    names = ["a.png", "b.png", "c.png"]
+    with pytest.raises(ValueError, match=r"several sizes \(a.png of 400×300, b.png of 300×400\)"):
+        colmap.check_camera(KnownCamera((400.0, 400, 200, 150)), tmp_path, names)
+    colmap.check_camera(KnownCamera((400.0,)), tmp_path, names)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_known_camera_turns_with_the_photo(orientation: int, tmp_path: Path) -> None:
+    """Its principal point is where a dot at this place of the upright photo is in the stored one."""
+    upright, dot = (60, 40), (23, 11)
+    size = upright[::-1] if orientation >= 5 else upright
+    features = Features(torch.tensor([dot]).float(), torch.ones(1), torch.zeros(1, 0), upright)
+    [[x, y]] = colmap.stored_keypoints(features, orientation)
+    model, numbers = KnownCamera((50.0, 70.0, *dot)).stored(size, orientation)
+    assert model == "PINHOLE"
+    assert numbers[:2] == ((70, 50) if orientation >= 5 else (50, 70))
+    assert numbers[2:] == (x + 0.5, y + 0.5)
+
+
+def test_the_page_holds_points_and_cameras_and_needs_nothing_else(done: Path, tmp_path: Path) -> None:
+    model = pycolmap.Reconstruction(done / "compact" / "sparse")
+    write_viewer(tmp_path / "model.html", model, "room")  # points have no order of their own in a file
+    page = (tmp_path / "model.html").read_text(encoding="utf-8")
+    assert len(page) == len((done / "compact" / "model.html").read_text(encoding="utf-8").replace("compact", "room"))
+    assert not re.search(r"(src|href)=|https?://|import |url\(", page)
+    scene = json.loads(re.search(r"<script id=\"scene\"[^>]*>(.*?)</script>", page, re.DOTALL)[1])
+    points = np.frombuffer(base64.b64decode(scene["points"]), "<f4").reshape(-1, 3)
+    colours = np.frombuffer(base64.b64decode(scene["colours"]), np.uint8).reshape(-1, 3)
+    true = np.array([point.xyz for point in model.points3D.values()])
+    np.testing.assert_array_equal(colours, [point.color for point in model.points3D.values()])
+    assert [camera["name"] for camera in scene["cameras"]] == [f"view{index}.png" for index in range(6)]
+    # A similarity: all distances, also from points to cameras, keep their ratio, and nothing is mirrored.
+    images = sorted((model.image(identity) for identity in model.reg_image_ids()), key=lambda image: image.name)
+    centres = np.array([camera["corners"][0] for camera in scene["cameras"]])
+    placed, before = (
+        np.vstack(both)[::7] for both in ((centres, points), ([i.projection_center() for i in images], true))
+    )
+    lengths = [np.linalg.norm(side[1:] - side[:-1], axis=1) for side in (placed, before)]
+    np.testing.assert_allclose(lengths[0] / lengths[1], np.median(lengths[0] / lengths[1]), rtol=0.01)
+    volumes = [np.linalg.det(side[1:4] - side[0]) for side in (placed, before)]
+    assert np.sign(volumes[0]) == np.sign(volumes[1])
+    # The room's floor is below its walls, and the cameras look at it.
+    for image, camera in zip(images, scene["cameras"], strict=True):
+        corners = np.array(camera["corners"])
+        looks = corners[1:].mean(axis=0) - corners[0]
+        assert np.dot(looks, np.median(points, axis=0) - corners[0]) > 0, image.name
+        assert corners[1, 1] > corners[4, 1]  # the photo's top left is above its bottom left
+
+
+def test_names_that_hold_tags_do_not_end_the_page(done: Path, tmp_path: Path) -> None:
+    model = pycolmap.Reconstruction(done / "compact" / "sparse")
+    model.image(model.reg_image_ids()[0]).name = "</script><b>.png"
+    write_viewer(tmp_path / "model.html", model, "<i>")
+    page = (tmp_path / "model.html").read_text(encoding="utf-8")
+    assert "<i>" not in page
+    assert "</script><b>" not in page
+    assert "\\u003c/script>\\u003cb>.png" in page
 
 
 def test_one_thread_gives_equal_models(room: Path, tmp_path: Path) -> None:
@@ -305,11 +471,15 @@ def test_known_keypoints_and_matches_give_the_known_model(tmp_path: Path) -> Non
         stored = opened.read_keypoints(next(image.image_id for image in opened.read_all_images()))
         assert opened.num_cameras() == 1
     np.testing.assert_allclose(stored[:, :2], features[sorted(features)[0]].keypoints.numpy() + 0.5, atol=1e-3)
-    assert colmap.verify(database) == 15
+    counted: list[tuple[int, int]] = []
+    assert verify(database, progress=lambda *done: counted.append(done)) == 15
+    assert counted == [(number, 15) for number in range(1, 16)]
     (tmp_path / "scratch").mkdir()
-    registered: list[int] = []
-    [model] = colmap.map_incrementally(database, tmp_path, tmp_path / "scratch", registered.append)
-    assert model.num_reg_images() == sum(registered) == 6
+    registered: list[tuple[int, int]] = []
+    [model] = map_photos(database, tmp_path, tmp_path / "scratch", progress=lambda *done: registered.append(done))
+    assert model.num_reg_images() == 6
+    assert registered[0] == (2, 6)
+    assert registered[-1] == (6, 6)
     assert model.compute_mean_reprojection_error() < 0.05
     # Distances between points keep their ratios.
     true_points = {frozenset((f"{e.image_id}.png", e.point2D_idx) for e in p.track.elements): p.xyz
@@ -341,7 +511,7 @@ def test_matches_by_chance_verify_nothing(tmp_path: Path) -> None:
         features[name] = Features(positions, torch.ones(900), torch.zeros(900, 0), (640, 480))
     pairs = [(("a.png", "b.png"), np.repeat(np.arange(900)[:, None], 2, axis=1))]
     colmap.write_database(tmp_path / "database.db", tmp_path, features, pairs)
-    assert colmap.verify(tmp_path / "database.db") == 0
+    assert verify(tmp_path / "database.db") == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

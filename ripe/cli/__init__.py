@@ -4,9 +4,10 @@ A command's module has `add_parser(subparsers)`, which sets `run` as a default, 
 """
 
 import argparse
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module, metadata
 
 from ripe.cli.parser import CommandParser
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         debug = getattr(arguments, "debug", False)
         if debug:
             traceback.print_exc()
-        return _fail(*_explained(error, debug))
+        message, status = _explained(error, debug)
+        return _fail(_with_options(message, vars(arguments)), status)
 
 
 def _explained(error: Exception, debug: bool) -> tuple[str, int]:
@@ -61,6 +63,18 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     asked = "the lines above" if debug else "what the same line prints with --debug"
     kind = type(error).__name__
     return f"fault: {kind}: {error} (this should not happen, whatever the input is; please report {asked})", FAULT
+
+
+def _with_options(message: str, names: Iterable[str]) -> str:
+    """A message of the library, which names its arguments, with the command's options in their place.
+
+    That is where a name is the subject, as in "ratio is 2; …", or cannot be an ordinary word.
+    """
+    for name in names:
+        option = f"--{name.replace('_', '-')}"
+        anywhere = rf"|(?<![\w/.-]){name}(?![\w/.-])" if "_" in name and option not in message else ""
+        message = re.sub(rf"(?<=^error: ){name}(?= is ){anywhere}", option, message)
+    return message
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:

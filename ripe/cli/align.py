@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
+from ripe.cli.progress import stage_line
 from ripe.two_views import LONG_SIDE
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument(
         "--inlier-threshold",
-        type=float,
+        type=options.above_zero,
         default=2.0,
         metavar="PX",
         help="in pixels of B as the network sees it (%(default)s)",
@@ -77,22 +78,30 @@ def run(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.output, arguments.mask)):
         drawing.picture_format(path)
         files.check_writable(path)
-    images = [as_planes(path, max_megapixels=arguments.max_megapixels) for path in (arguments.image0, arguments.image1)]
-    try:
-        aligned = align(
-            *images,
-            model=options.load_model(arguments),
-            max_keypoints=arguments.max_keypoints,
-            long_side=arguments.resize,
-            max_error=arguments.inlier_threshold,
-            rotations=arguments.rotations,
-            scales=arguments.scales,
-        )
-    except UnrelatedPhotosError as error:
-        print(f"ripe: {error}", file=sys.stderr)
-        return options.UNRELATED
+    with stage_line("align") as begin:
+        begin("read")
+        paths = arguments.image0, arguments.image1
+        images = [as_planes(path, max_megapixels=arguments.max_megapixels) for path in paths]
+        begin("load")
+        model = options.load_model(arguments)
+        begin("extract, match and warp")
+        try:
+            aligned = align(
+                *images,
+                model=model,
+                max_keypoints=arguments.max_keypoints,
+                long_side=arguments.resize,
+                max_error=arguments.inlier_threshold,
+                rotations=arguments.rotations,
+                scales=arguments.scales,
+            )
+        except UnrelatedPhotosError as error:
+            begin("")
+            print(f"ripe: {error}", file=sys.stderr)
+            return options.UNRELATED
+        begin("draw")
+        _save(view, drawing.picture_of(images[0]), aligned, arguments.output)
     _report(aligned)
-    _save(view, drawing.picture_of(images[0]), aligned, arguments.output)
     print(f"picture    {arguments.output}")
     if arguments.mask is not None:
         drawing.save_picture(aligned.valid * drawing.WHITE, arguments.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ripe.cli import options
-from ripe.cli.progress import progress_bar
+from ripe.cli.progress import progress_bar, stage_line
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     options.add_scales_option(group)
     options.add_matching_options(group)
     options.add_megapixels_option(group)
-    group.add_argument("--estimator-threshold", type=float, metavar="PIXELS", help="PoseLib's inlier threshold")
+    group.add_argument(
+        "--estimator-threshold", type=options.above_zero, metavar="PIXELS", help="PoseLib's inlier threshold"
+    )
     group.add_argument("--repeats", type=options.positive, metavar="N", help="seeds of every estimation")
     group.add_argument("--limit", type=options.positive, metavar="N", help="only N pairs of a set, spread evenly")
     group = parser.add_argument_group("output")
@@ -203,9 +206,11 @@ def _evaluate(
     for result, its_pairs in zip(results, matched, strict=True):
         if arguments.gallery > 0:
             folder = output / "gallery" / pairs.name
-            drawn = gallery.draw_pairs(
-                report, result, its_pairs, folder, arguments.gallery, max_megapixels=arguments.max_megapixels
-            )
+            with stage_line(f"{pairs.name}: {result.candidate.name}") as begin:
+                begin("draw")
+                drawn = gallery.draw_pairs(
+                    report, result, its_pairs, folder, arguments.gallery, max_megapixels=arguments.max_megapixels
+                )
             places = [(quote(f"gallery/{pairs.name}/{file}"), caption) for file, caption in drawn]
             sections.append((f"{pairs.name}: {result.candidate.name}", str(protocol), places))
     return report, sections
@@ -234,18 +239,25 @@ def _predict_and_score(
     matched = list(predictions.matched_pairs(pairs.pairs, stored, protocol))
     with progress_bar(f"{label}: estimate", len(matched), leave=False) as step:
         score = score_pairs(matched, protocol, step)
-    detector = score_detector(matched) if arguments.detector and pairs.kind == "homography" else None
+    with stage_line(label) as begin:
+        begin("look at keypoints by themselves")
+        detector = score_detector(matched) if arguments.detector and pairs.kind == "homography" else None
     return summarise(candidate, stored, score, detector, unreadable), matched
 
 
 def _write(reports: Sequence[SetReport], pictures: list[Any], output: Path, settings: dict[str, Any]) -> None:
     from ripe.evaluation import gallery, plots
-    from ripe.evaluation.report import markdown, record
+    from ripe.evaluation.report import markdown, pair_rows, record
     from ripe.files import replacing, write_json
 
     with replacing(output / "report.md") as temporary:
         temporary.write_text("\n".join(map(markdown, reports)), encoding="utf-8")
     write_json(output / "results.json", record(reports, settings), indent=1)
+    rows = pair_rows(reports)
+    with replacing(output / "pairs.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
     if pictures:
         gallery.write_page(output / "gallery.html", pictures)
     try:
@@ -253,7 +265,7 @@ def _write(reports: Sequence[SetReport], pictures: list[Any], output: Path, sett
             plots.save_recall(report, output / f"recall-{report.pairs.name}.png")
     except ImportError:
         print("ripe: no plots; they need: pip install 'ripe-keypoints[eval]'", file=sys.stderr)
-    print(f"{output}: report.md, results.json{', gallery.html' if pictures else ''}", file=sys.stderr)
+    print(f"{output}: report.md, results.json, pairs.csv{', gallery.html' if pictures else ''}", file=sys.stderr)
 
 
 def _report_unreadable(reports: Sequence[SetReport]) -> int:

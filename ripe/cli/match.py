@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
-from ripe.cli.progress import progress_bar
+from ripe.cli.progress import progress_bar, stage_line
 from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, inlier_threshold
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument(
         "--intrinsics",
-        type=_numbers,
+        type=options.camera_numbers,
         nargs="+",
         metavar="F|FX,FY,CX,CY",
         help="for essential: camera of both photos, or of each (EXIF's 35 mm focal length)",
@@ -106,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _match_many(arguments)
     if arguments.image1 is None:
         arguments.refuse("give two photos, or --pairs, --features and -o")
-    return _match_two(arguments)
+    with stage_line("match") as begun:
+        return _match_two(arguments, begun)
 
 
 def _match_many(arguments: argparse.Namespace) -> int:
@@ -252,15 +253,7 @@ def _exif_camera(path: Path) -> tuple[float]:
     return (focal,)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """An argument that is one number, or four with commas between them."""
-    numbers = tuple(float(part) for part in text.split(","))
-    if len(numbers) not in (1, 4):
-        raise argparse.ArgumentTypeError(f"{text} is neither F (pixels) nor FX,FY,CX,CY")
-    return numbers
-
-
-def _match_two(arguments: argparse.Namespace) -> int:
+def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) -> int:
     from ripe import drawing, files
     from ripe.attempts import match_photos
     from ripe.images import as_rgb
@@ -274,7 +267,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
             files.check_writable(path)
     how, limits = options.match_filter(arguments), options.extraction_settings(arguments)
     limits |= {"resize": limits.pop("max_side")}
-    watch = Stopwatch()
+    watch = Stopwatch(begun)
     with watch.stage("read"):
         paths = arguments.image0, arguments.image1
         images = [as_rgb(path, max_megapixels=arguments.max_megapixels) for path in paths]
@@ -296,6 +289,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
         masks=masks,
         watch=watch,
     )
+    begun("")
     _report(found, watch)
     if arguments.output is not None:
         _draw(arguments, images, found)
@@ -363,7 +357,7 @@ def _inlier_threshold(
 def _report(found: MatchedPhotos, watch: Stopwatch) -> None:
     import torch
 
-    from ripe.geometry.pose import CalibratedGeometry, rotation_angle
+    from ripe.geometry.pose import CalibratedGeometry, rotation_angle, view_of_second
 
     geometry, verdict = found.geometry, found.verdict
     print(f"keypoints  {len(found.features0)} and {len(found.features1)}")
@@ -379,6 +373,9 @@ def _report(found: MatchedPhotos, watch: Stopwatch) -> None:
         x, y, z = geometry.translation.tolist()
         print(f"rotation   {angle:.2f}°")
         print(f"direction  {x:.3f} {y:.3f} {z:.3f} of the translation")
+        right, up = view_of_second(geometry.rotation, geometry.translation)
+        print(f"B's camera {abs(right):.2f}° to the {'left' if right < 0 else 'right'} and {abs(up):.2f}° "
+              f"{'down' if up < 0 else 'up'} of where A looks")  # fmt: skip
     print("time       " + ", ".join(f"{stage} {value:.0f} ms" for stage, value in watch.milliseconds.items()))
 
 

@@ -134,6 +134,14 @@ def add_megapixels_option(group: argparse._ActionsContainer) -> None:
     )
 
 
+def above_zero(text: str) -> float:
+    """An argument that is a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def positive(text: str) -> int:
     """An argument that is a whole number of 1 or more."""
     return _whole_number(text, least=1)
@@ -167,6 +175,14 @@ def _scales(text: str) -> tuple[float, ...]:
 def long_side(text: str) -> int | None:
     """An argument that is a length in pixels, or none."""
     return None if text == "none" else positive(text)
+
+
+def camera_numbers(text: str) -> tuple[float, ...]:
+    """An argument that is one number, or four with commas between them."""
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) not in (1, 4):
+        raise argparse.ArgumentTypeError(f"{text} is neither F (pixels) nor FX,FY,CX,CY")
+    return numbers
 
 
 def load_model(arguments: argparse.Namespace) -> RIPE:

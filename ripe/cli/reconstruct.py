@@ -16,15 +16,18 @@ from ripe.cli.progress import progress_bar
 from ripe.tables import markdown_table
 
 if TYPE_CHECKING:
+    from ripe.integrations.colmap import KnownCamera
     from ripe.reconstruction.pipeline import ChoosePairs, Source, Summary
     from ripe.storage import FeatureReader, Pair
 
 EXAMPLES = """  ripe reconstruct photos/ -o model
   ripe reconstruct photos/ -o model --baseline sift
   ripe reconstruct video_frames/ -o model --pairs sequential --single-camera
+  ripe reconstruct photos/ -o model --mapper global --intrinsics 1150
 
 Needs COLMAP: pip install 'ripe-keypoints[colmap]'. For each extractor, OUT/NAME/ gets sparse/*.bin (a model that COLMAP
-opens), points.ply, database.db, and features.h5 and matches.h5 in hloc's layout; OUT/summary.json has the figures.
+opens), points.ply, model.html (cameras and points for the browser), database.db, and features.h5 and matches.h5 in
+hloc's layout; OUT/summary.json has the figures.
 Interrupted (even killed) and started again, it keeps the features and matches that are done; what was begun
 with other settings is refused, --overwrite starts anew.
 """
@@ -64,6 +67,19 @@ def add_parser(commands: Any) -> None:
         "--single-camera", action="store_true", help="all photos of one size share one camera and zoom setting"
     )
     group.add_argument(
+        "--intrinsics",
+        type=_camera,
+        metavar="F|FX,FY,CX,CY|MODEL:P,P,…",
+        help="camera of all photos, which is kept: focal length in pixels, with or without the principal point, or a "
+        "model and its parameters as in COLMAP's cameras.txt (found from EXIF and the photos)",
+    )
+    group.add_argument(
+        "--mapper",
+        choices=("incremental", "global"),
+        default="incremental",
+        help="photo after photo, or all at once, faster for many photos (%(default)s)",
+    )
+    group.add_argument(
         "--single-threaded", action="store_true", help="map in one thread, so that equal input gives equal models"
     )
     parser.set_defaults(run=run)
@@ -90,7 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
                 source,
                 arguments.output / source.name,
                 pairs,
+                mapper=arguments.mapper,
                 single_camera=arguments.single_camera,
+                known_camera=arguments.intrinsics,
                 single_threaded=arguments.single_threaded,
                 match_filter=how,
                 rotations=arguments.rotations,
@@ -166,6 +184,19 @@ def _pairs(arguments: argparse.Namespace) -> Sequence[Pair] | ChoosePairs:
     return choose
 
 
+def _camera(text: str) -> KnownCamera:
+    """An argument that is numbers, or a camera model of COLMAP's and its parameters."""
+    from ripe.integrations.colmap import KnownCamera
+
+    model, colon, numbers = text.rpartition(":")
+    if not colon:
+        return KnownCamera(options.camera_numbers(text))
+    try:
+        return KnownCamera(tuple(map(float, numbers.split(","))), model.upper())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no MODEL:P,P,… ({error})") from error
+
+
 def _sources(arguments: argparse.Namespace) -> list[Source]:
     from ripe.evaluation.baselines import BASELINES
     from ripe.extractors import describer, shrinking
@@ -185,12 +216,13 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
             ),
             {**model_settings(model), **limits, "scales": options.stored_scales(arguments.scales)},
             arguments.masks,
+            arguments.resize,
             partial(model.describe_turned, max_megapixels=arguments.max_megapixels),
         )
     ]
     for rival in arguments.baseline:
         extract = shrinking(BASELINES[rival](arguments.max_keypoints), arguments.resize, arguments.max_megapixels)
-        sources.append(Source(rival, extract, {"baseline": rival, **limits}, arguments.masks))
+        sources.append(Source(rival, extract, {"baseline": rival, **limits}, arguments.masks, arguments.resize))
     return sources
 
 
@@ -203,6 +235,7 @@ def _report_problems(output: Path, summaries: Sequence[Summary]) -> int:
     for summary in summaries:
         if summary not in failed:
             print(f"model      {output / summary.extractor / 'sparse'}")
+            print(f"to look at {output / summary.extractor / 'model.html'}")
     for summary in failed:
         print(
             f"ripe: error: {summary.extractor}: no model; {summary.verified_pairs} of {summary.pairs} pairs have a "

@@ -16,7 +16,7 @@ from torch import Tensor
 from ripe.geometry.homography import apply_homography, resizing_matrix
 from ripe.images import rescale_keypoints
 
-Kind = Literal["homography", "pose"]
+Kind = Literal["homography", "fundamental", "pose"]
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
@@ -47,6 +47,37 @@ class HomographyPair:
         return replace(
             self,
             homography=matrix1 @ self.homography @ torch.linalg.inv(matrix0),
+            points0=apply_homography(matrix0, self.points0),
+            points1=apply_homography(matrix1, self.points1),
+        )
+
+
+@dataclass(frozen=True)
+class FundamentalPair:
+    """Two photos of a scene with depth, in which the same points were clicked.
+
+    Attributes:
+        name: unique in its set.
+        image0: name of the first photo, relative to the set's folder.
+        image1: name of the second photo.
+        fundamental: 3×3 float64, fitted to the points.
+        points0: K×2 float64; an estimate's error is the mean distance of the points from their epipolar lines.
+        points1: K×2 float64.
+    """
+
+    name: str
+    image0: str
+    image1: str
+    fundamental: Tensor
+    points0: Tensor
+    points1: Tensor
+
+    def resized(self, from_sizes: tuple[Size, Size], to_sizes: tuple[Size, Size]) -> "FundamentalPair":
+        """The same pair for photos that were resized from one pair of sizes to another."""
+        matrix0, matrix1 = (resizing_matrix(*sizes) for sizes in zip(from_sizes, to_sizes, strict=True))
+        return replace(
+            self,
+            fundamental=torch.linalg.inv(matrix1).mT @ self.fundamental @ torch.linalg.inv(matrix0),
             points0=apply_homography(matrix0, self.points0),
             points1=apply_homography(matrix1, self.points1),
         )
@@ -90,7 +121,7 @@ class PosePair:
         )
 
 
-AnnotatedPair = HomographyPair | PosePair
+AnnotatedPair = HomographyPair | FundamentalPair | PosePair
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class Protocol:
         estimator_threshold: PoseLib's inlier threshold in pixels.
         limits: upper ends of the recall curve, in pixels or degrees.
         correct_match: a match this near (pixels) to the true homography, or with at most this Sampson distance (pixels)
-            to the true epipolar geometry, counts as correct.
+            to the true epipolar geometry (of clicked points, the one fitted to them), counts as correct.
         in_resized_pixels: whether thresholds and errors are in pixels of the resized photos, or of the stored ones.
         fold_translation: take a translation and its opposite for the same, as for an essential matrix.
         error: what is measured, in words.
@@ -47,11 +47,11 @@ class Protocol:
     @property
     def unit(self) -> str:
         """Of errors: " px" or "°"."""
-        return " px" if self.kind == "homography" else "°"
+        return "°" if self.kind == "pose" else " px"
 
     def __str__(self) -> str:
         pixels = "resized" if self.in_resized_pixels else "stored"
-        model = "homography" if self.kind == "homography" else "relative pose"
+        model = {"homography": "homography", "fundamental": "fundamental matrix", "pose": "relative pose"}[self.kind]
         return (
             f"{self.resizing}, at most {self.max_keypoints} keypoints, {self.match_filter}, PoseLib {model} "
             f"{self.estimator_threshold:g} px ({pixels} photos) with {self.min_iterations} to {self.max_iterations} "

@@ -12,7 +12,7 @@ from ripe.evaluation.detectors import THRESHOLDS, DetectorScore
 from ripe.evaluation.pair_sets import PairSet
 from ripe.evaluation.predictions import Candidate, Predictions
 from ripe.evaluation.protocol import Protocol
-from ripe.evaluation.scoring import Score
+from ripe.evaluation.scoring import PairScore, Score
 from ripe.tables import markdown_table
 
 DETECTOR_THRESHOLD = 3  # SuperPoint's
@@ -108,6 +108,30 @@ def record(reports: Sequence[SetReport], settings: Mapping[str, Any]) -> dict[st
     }
 
 
+def pair_rows(reports: Sequence[SetReport]) -> list[dict[str, Any]]:
+    """A row for each pair and extractor, as for a CSV file: errors are means over seeds, empty where there are none."""
+    return [
+        {
+            "set": report.pairs.name,
+            "extractor": result.candidate.name,
+            "pair": name,
+            "matches": pair.matches,
+            "correct": pair.correct,
+            "error": _mean(pair.errors),
+            "unit": report.protocol.unit.strip(),
+            "rotation (°)": None if pair.angles is None else _mean([turned for turned, _ in pair.angles]),
+            "translation (°)": None if pair.angles is None else _mean([moved for _, moved in pair.angles]),
+        }
+        for report in reports
+        for result in report.results
+        for name, pair in result.score.pairs.items()
+    ]
+
+
+def _mean(errors: Sequence[float]) -> float | None:
+    return _finite(round(float(np.mean(errors)), 4))
+
+
 def _accuracy_cells(result: Result) -> list[str]:
     score = result.score
     areas = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(score.auc, score.auc_spread, strict=True)]
@@ -170,10 +194,22 @@ def _result_record(result: Result, protocol: Protocol) -> dict[str, Any]:
         "detector": None if result.detector is None else _detector_record(result.detector),
         "unreadable": dict(result.unreadable),
         "pairs": {
-            name: {"errors": list(map(_finite, pair.errors)), "matches": pair.matches, "correct": pair.correct}
+            name: {
+                "errors": list(map(_finite, pair.errors)),
+                "matches": pair.matches,
+                "correct": pair.correct,
+                **_angles_record(pair),
+            }
             for name, pair in score.pairs.items()
         },
     }
+
+
+def _angles_record(pair: PairScore) -> dict[str, Any]:
+    if pair.angles is None:
+        return {}
+    turned, moved = zip(*pair.angles, strict=True)
+    return {"rotation_errors": list(turned), "translation_errors": list(moved)}
 
 
 def _detector_record(detector: DetectorScore) -> dict[str, Any]:

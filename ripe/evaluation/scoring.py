@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from ripe.evaluation.metrics import area_under_recall
-from ripe.evaluation.pair_sets import HomographyPair, MatchedPair, PosePair
+from ripe.evaluation.pair_sets import FundamentalPair, HomographyPair, MatchedPair, PosePair
 from ripe.evaluation.protocol import Protocol
-from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance
+from ripe.geometry.epipolar import epipolar_distance, fundamental_from_pose, sampson_distance
 from ripe.geometry.homography import apply_homography, mean_transfer_error
-from ripe.geometry.pose import pose_error
+from ripe.geometry.pose import pose_errors
 from ripe.geometry.robust import estimate_geometry, estimate_relative_pose
 
-FAILURE = {"homography": math.inf, "pose": 180.0}
+FAILURE = {"homography": math.inf, "fundamental": math.inf, "pose": 180.0}
 """Errors of pairs without an estimate: pixels, degrees."""
 
 
@@ -26,14 +26,16 @@ class PairScore:
     """What came out for a pair.
 
     Attributes:
-        errors: with each seed; a failed estimate is infinite (homography) or 180 (pose).
+        errors: with each seed; a failed estimate is infinite, or 180 for poses.
         matches: how many there are.
         correct: how many of them agree with the truth.
+        angles: of poses, errors of rotation and of the translation's direction with each seed, in degrees.
     """
 
     errors: tuple[float, ...]
     matches: int
     correct: int
+    angles: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,15 @@ def score_pairs(
         raise ValueError("no pair is left whose photos could both be read")
 
     def score(pair: MatchedPair) -> PairScore:
-        errors = tuple(_error(pair, protocol, seed) for seed in range(protocol.repeats))
+        seeds = range(protocol.repeats)
+        counts = len(pair.matches), int(correct_matches(pair, protocol).sum())
+        if isinstance(pair.pair, PosePair):
+            angles = tuple(_pose_errors(pair.pair, pair, protocol, seed) for seed in seeds)
+            found = PairScore(tuple(map(max, angles)), *counts, angles)
+        else:
+            found = PairScore(tuple(_pixel_error(pair.pair, pair, protocol, seed) for seed in seeds), *counts)
         progress()
-        return PairScore(errors, len(pair.matches), int(correct_matches(pair, protocol).sum()))
+        return found
 
     # PoseLib releases the interpreter's lock, so threads do run side by side.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -94,20 +102,19 @@ def correct_matches(matched: MatchedPair, protocol: Protocol) -> torch.Tensor:
     if isinstance(pair, HomographyPair):
         distance = torch.linalg.vector_norm(apply_homography(pair.homography, points0) - points1, dim=-1)
     else:
-        true = fundamental_from_pose(pair.intrinsics0, pair.intrinsics1, pair.rotation, pair.translation)
+        true = (
+            pair.fundamental
+            if isinstance(pair, FundamentalPair)
+            else fundamental_from_pose(pair.intrinsics0, pair.intrinsics1, pair.rotation, pair.translation)
+        )
         distance = sampson_distance(true, points0, points1)
     return distance <= protocol.correct_match
 
 
-def _error(matched: MatchedPair, protocol: Protocol, seed: int) -> float:
-    if isinstance(matched.pair, HomographyPair):
-        return _homography_error(matched.pair, matched, protocol, seed)
-    return _pose_error(matched.pair, matched, protocol, seed)
-
-
-def _homography_error(pair: HomographyPair, matched: MatchedPair, protocol: Protocol, seed: int) -> float:
+def _pixel_error(pair: HomographyPair | FundamentalPair, matched: MatchedPair, protocol: Protocol, seed: int) -> float:
+    """Mean error of the annotated points under the model that is fitted to the matches, in pixels."""
     geometry = estimate_geometry(
-        "homography",
+        "homography" if isinstance(pair, HomographyPair) else "fundamental",
         matched.points0,
         matched.points1,
         max_error=protocol.estimator_threshold,
@@ -116,13 +123,17 @@ def _homography_error(pair: HomographyPair, matched: MatchedPair, protocol: Prot
         seed=seed,
     )
     if geometry.model is None:
-        return FAILURE["homography"]
-    error = float(mean_transfer_error(geometry.model, pair.points0, pair.points1))
+        return FAILURE[protocol.kind]
+    if isinstance(pair, HomographyPair):
+        error = float(mean_transfer_error(geometry.model, pair.points0, pair.points1))
+    else:
+        error = float(epipolar_distance(geometry.model, pair.points0, pair.points1).mean())
     # A wrong homography may send a point to infinity.
-    return error if math.isfinite(error) else FAILURE["homography"]
+    return error if math.isfinite(error) else FAILURE[protocol.kind]
 
 
-def _pose_error(pair: PosePair, matched: MatchedPair, protocol: Protocol, seed: int) -> float:
+def _pose_errors(pair: PosePair, matched: MatchedPair, protocol: Protocol, seed: int) -> tuple[float, float]:
+    """Errors of rotation and of the translation's direction, in degrees."""
     pose = estimate_relative_pose(
         matched.points0,
         matched.points1,
@@ -134,5 +145,6 @@ def _pose_error(pair: PosePair, matched: MatchedPair, protocol: Protocol, seed: 
         seed=seed,
     )
     if pose is None:
-        return FAILURE["pose"]
-    return float(pose_error(pose, pair.rotation, pair.translation, ignore_sign=protocol.fold_translation))
+        return FAILURE["pose"], FAILURE["pose"]
+    turned, moved = pose_errors(pose, pair.rotation, pair.translation, ignore_sign=protocol.fold_translation)
+    return float(turned), float(moved)

@@ -28,6 +28,23 @@ def fundamental_from_pose(intrinsics0: Tensor, intrinsics1: Tensor, rotation: Te
     return fundamental / torch.linalg.matrix_norm(fundamental)
 
 
+def epipolar_distance(fundamental: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
+    """Distance, in pixels, of each match's points from the lines that the other point has in their image; mean of both.
+
+    Args:
+        fundamental: 3×3.
+        points0: K×2 in the first image.
+        points1: K×2 in the second image.
+
+    Returns:
+        K distances; infinite or NaN where a point lies in an epipole and has no line.
+    """
+    lines1 = points0 @ fundamental[:, :2].mT + fundamental[:, 2]
+    lines0 = points1 @ fundamental[:2] + fundamental[2]
+    residual = (lines1[:, :2] * points1).sum(-1) + lines1[:, 2]
+    return residual.abs() * (1 / lines0[:, :2].norm(dim=-1) + 1 / lines1[:, :2].norm(dim=-1)) / 2
+
+
 def sampson_distance(fundamental: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
     """First-order distance, in pixels, of each match to the nearest one that obeys the epipolar constraint.
 

@@ -21,10 +21,13 @@ def camera_matrix(numbers: Sequence[float], size: tuple[int, int]) -> Tensor:
         size: (width, height) of the photo.
 
     Raises:
-        ValueError: there are neither one nor four numbers.
+        ValueError: there are neither one nor four numbers, or a focal length is not above 0.
     """
     if len(numbers) not in (1, 4):
         raise ValueError(f"{len(numbers)} numbers are no camera; give a focal length in pixels, or fx,fy,cx,cy")
+    for focal in numbers[: len(numbers) // 2 or 1]:
+        if not 0 < focal < float("inf"):
+            raise ValueError(f"a focal length is {focal:g} pixels; it must be above 0")
     centre = (size[0] - 1) / 2, (size[1] - 1) / 2
     focal_x, focal_y, x, y = numbers if len(numbers) == 4 else (numbers[0], numbers[0], *centre)
     return torch.tensor([[focal_x, 0, x], [0, focal_y, y], [0, 0, 1]], dtype=torch.float64)

@@ -60,7 +60,25 @@ def translation_angle(translation0: Tensor, translation1: Tensor, *, ignore_sign
     return torch.rad2deg(torch.atan2(sine, cosine.abs() if ignore_sign else cosine))
 
 
+def pose_errors(
+    pose: RelativePose, rotation: Tensor, translation: Tensor, *, ignore_sign: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Rotation and translation angle, in degrees, between a pose and the true R (3×3) and t (3)."""
+    moved = translation_angle(pose.translation, translation, ignore_sign=ignore_sign)
+    return rotation_angle(pose.rotation, rotation), moved
+
+
 def pose_error(pose: RelativePose, rotation: Tensor, translation: Tensor, *, ignore_sign: bool = False) -> Tensor:
     """The larger of rotation and translation angle, in degrees, between a pose and the true R (3×3) and t (3)."""
-    turned = rotation_angle(pose.rotation, rotation)
-    return torch.maximum(turned, translation_angle(pose.translation, translation, ignore_sign=ignore_sign))
+    return torch.maximum(*pose_errors(pose, rotation, translation, ignore_sign=ignore_sign))
+
+
+def view_of_second(rotation: Tensor, translation: Tensor) -> tuple[float, float]:
+    """Where the first camera sees the second: degrees to the right of where it looks, −180..180, and upwards, −90..90.
+
+    Args:
+        rotation: R, 3×3, first camera's frame to second's.
+        translation: t, 3, not 0; the second camera's centre is −Rᵀ·t in the first one's frame.
+    """
+    x, y, z = (-rotation.mT @ translation).unbind()
+    return float(torch.rad2deg(torch.atan2(x, z))), float(torch.rad2deg(torch.atan2(-y, torch.hypot(x, z))))

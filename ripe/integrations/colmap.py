@@ -1,43 +1,83 @@
-"""COLMAP by pycolmap: our keypoints and matches into its database, geometric verification, incremental mapping.
+"""COLMAP by pycolmap: our keypoints, matches and cameras into its database.
 
 COLMAP works on the pixels as they are stored, without EXIF orientation, and puts the centre of the top-left pixel at
-(0.5, 0.5). Both differences to our keypoints are settled in `stored_keypoints` and `write_database`, nowhere else.
+(0.5, 0.5). Both differences to our keypoints are settled here, nowhere else.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import torch
 
 from ripe import checks
-from ripe.features import Features, GeometryKind, TwoViewGeometry
+from ripe.features import Features
 from ripe.files import replacing
-from ripe.geometry.verdict import judge
 from ripe.images import open_image, orientation, stored_size
-
-if TYPE_CHECKING:
-    import pycolmap
 
 PIXEL_CENTRE = 0.5
 SEED = 0
-# Between photos of different places, 7 to 13 % of the mutual nearest neighbours agree with the best geometry that
-# RANSAC finds (compact and SIFT, 72 pairs of 640 px photos, 43 to 73 inliers): a number of inliers verifies nothing.
-MIN_INLIER_RATIO = 0.15
-# RANSAC as in hloc: mutual nearest neighbours hold more outliers than the matches that COLMAP's defaults expect.
-CACHED_IMAGES = 256  # whose keypoints are kept while pairs are judged
-MAX_ERROR = 4.0  # pixels; COLMAP's own
-VERIFICATION = {
-    "min_inlier_ratio": MIN_INLIER_RATIO,
-    "ransac": {"max_error": MAX_ERROR, "max_num_trials": 20_000, "min_inlier_ratio": 0.1, "random_seed": SEED},
-}
-# The fallback registers photos with hardly any 3D point to support them: on photos of an arch, one that was upside
-# down "succeeded" with none at all.
-MAPPING = {"random_seed": SEED, "structure_less_registration_fallback": False}
+BOUNDS = 0.1, 10.0, 1.0
+"""Of COLMAP's mappers: least and most focal length in longer sides of a photo, and most of a distortion parameter."""
+
+
+@dataclass(frozen=True)
+class KnownCamera:
+    """The camera that took all photos.
+
+    Attributes:
+        numbers: without a model the focal length in pixels, the principal point being the photo's centre, or fx, fy, cx
+            and cy in pixels of the upright photo, the centre of the top-left pixel at (0, 0), as for
+            `ripe.geometry.intrinsics.camera_matrix`; with one its parameters as in COLMAP's cameras.txt.
+        model: COLMAP's name of a camera model, such as OPENCV; None for a camera without distortion.
+    """
+
+    numbers: tuple[float, ...]
+    model: str | None = None
+
+    def stored(self, size: tuple[int, int], orientation: int) -> tuple[str, tuple[float, ...]]:
+        """COLMAP's model and parameters for a stored photo of (width, height) `size` and EXIF's `orientation`.
+
+        Raises:
+            ValueError: COLMAP has no such model, it has another number of parameters, or they are none of a camera for
+                such a photo.
+        """
+        model, numbers = self._of_colmap(size, orientation)
+        pycolmap = import_pycolmap()
+        if model not in set(pycolmap.CameraModelId.__members__) - {"INVALID"}:
+            raise ValueError(f"{self}: COLMAP has no camera model {model}; it has SIMPLE_RADIAL and OPENCV")
+        camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=numbers)
+        if not camera.verify_params():
+            named = camera.params_info.split(", ")
+            raise ValueError(f"{self}: the model has {len(named)} numbers, not {len(numbers)}: {camera.params_info}")
+        if not np.isfinite(numbers).all() or camera.has_bogus_params(*BOUNDS):
+            raise ValueError(
+                f"{self} is no camera of a photo of {size[0]}×{size[1]} pixels: the focal length must be "
+                f"{BOUNDS[0]:g} to {BOUNDS[1]:g} times the longer side, the principal point in the photo"
+            )
+        return model, numbers
+
+    def __str__(self) -> str:
+        numbers = ",".join(f"{number:g}" for number in self.numbers)
+        return numbers if self.model is None else f"{self.model}:{numbers}"
+
+    def _of_colmap(self, size: tuple[int, int], orientation: int) -> tuple[str, tuple[float, ...]]:
+        if self.model is not None:
+            return self.model, self.numbers
+        if len(self.numbers) == 1:
+            return "SIMPLE_PINHOLE", (*self.numbers, size[0] / 2, size[1] / 2)
+        if len(self.numbers) != 4:
+            raise ValueError(
+                f"{len(self.numbers)} numbers are no camera; give a focal length in pixels, or fx,fy,cx,cy"
+            )
+        focal_x, focal_y, *centre = self.numbers
+        if orientation >= 5:
+            size, focal_x, focal_y = size[::-1], focal_y, focal_x
+        [[x, y]] = _stored_points(np.array([centre]), size, orientation) + PIXEL_CENTRE
+        return "PINHOLE", (focal_x, focal_y, float(x), float(y))
 
 
 def import_pycolmap() -> ModuleType:
@@ -64,11 +104,12 @@ def write_database(
     matches: Iterable[tuple[tuple[str, str], np.ndarray]],
     *,
     single_camera: bool = False,
+    known_camera: KnownCamera | None = None,
 ) -> list[str]:
     """Write a new COLMAP database of photos, keypoints and matches; descriptors stay outside.
 
     Cameras are COLMAP's: focal length from EXIF where it is there, else 1.2 times the longer side; photos whose EXIF
-    names the same camera and lens setting share one.
+    names the same camera and lens setting share one. A camera that is known is COLMAP's prior.
 
     Args:
         database: the file; an old one is replaced.
@@ -76,13 +117,14 @@ def write_database(
         features: by image name, keypoints in pixels of the upright photo.
         matches: pairs of image names, each with K×2 indices of keypoints; photos without features must not occur.
         single_camera: all photos of one size share one camera, whatever EXIF says.
+        known_camera: took all photos.
 
     Returns:
         The images that COLMAP cannot read; they and their matches are left out.
 
     Raises:
         ValueError: features or matches of an image are none that belong together, such as indices beyond its keypoints;
-            COLMAP would read beyond its arrays.
+            COLMAP would read beyond its arrays; or the known camera is none of these photos.
     """
     for name, found in features.items():
         checks.features(found, f"{name}: what was extracted")
@@ -90,10 +132,10 @@ def write_database(
     stored = {name: _stored_size(folder / name) for name in features}
     with replacing(database) as new:
         pycolmap.Database.open(new).close()
-        for names in _camera_groups(stored, single_camera):
-            mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.AUTO
-            with _quiet(pycolmap):
-                pycolmap.import_images(new, folder, mode, image_names=names)
+        for names, options in _camera_groups(stored, single_camera, known_camera):
+            mode = pycolmap.CameraMode.SINGLE if single_camera or options else pycolmap.CameraMode.AUTO
+            with quiet():
+                pycolmap.import_images(new, folder, mode, image_names=names, options=options)
         with pycolmap.Database.open(new) as opened:
             identities = {image.name: image.image_id for image in opened.read_all_images()}
             for name, identity in identities.items():
@@ -108,90 +150,6 @@ def write_database(
     return [name for name in features if name not in identities]
 
 
-def verify(database: Path, tries: Callable[[str, str], int] = lambda name0, name1: 1) -> int:
-    """Fit two-view geometries to all matches in the database, and remove those that are no better than chance.
-
-    Args:
-        database: with photos, keypoints and matches.
-        tries: of how many ways in which two photos were matched the best one's matches are there.
-
-    Returns:
-        How many pairs pass.
-    """
-    pycolmap = import_pycolmap()
-    with _quiet(pycolmap):
-        pycolmap.geometric_verification(database, two_view_geometry_options=VERIFICATION)
-    with pycolmap.Database.open(database) as opened:
-        # COLMAP's own count includes the pairs that it has rejected.
-        identities, _ = opened.read_two_view_geometry_num_inliers()
-        keypoints = lru_cache(CACHED_IMAGES)(opened.read_keypoints)
-        found = map(pycolmap.pair_id_to_image_pair, identities)
-        names = {image.image_id: image.name for image in opened.read_all_images()}
-        by_chance = [
-            (image0, image1)
-            for image0, image1 in found
-            if _is_chance(opened, keypoints, image0, image1, tries(names[image0], names[image1]))
-        ]
-        for pair in by_chance:
-            opened.delete_two_view_geometry(*pair)
-            opened.delete_inlier_matches(*pair)
-    return len(identities) - len(by_chance)
-
-
-def _is_chance(
-    opened: "pycolmap.Database", keypoints: Callable[[int], np.ndarray], image0: int, image1: int, tries: int
-) -> bool:
-    """Whether the two-view geometry of two images is no better than chance (see `ripe.judge`)."""
-    found = opened.read_two_view_geometry(image0, image1)
-    kinds = import_pycolmap().TwoViewGeometryConfiguration
-    planar = found.config in (kinds.PLANAR, kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC) or found.F is None
-    model = found.H if planar else found.F
-    indices = opened.read_matches(image0, image1).astype(np.int64)
-    points = [
-        torch.from_numpy(keypoints(image)[rows, :2].astype(np.float64))
-        for image, rows in ((image0, indices[:, 0]), (image1, indices[:, 1]))
-    ]
-    matched = {(int(first), int(second)) for first, second in found.inlier_matches}
-    inliers = torch.tensor([(first, second) in matched for first, second in indices.tolist()], dtype=torch.bool)
-    kind: GeometryKind = "homography" if planar else "fundamental"
-    geometry = TwoViewGeometry(kind, MAX_ERROR, torch.from_numpy(np.array(model)), inliers)
-    return judge(geometry, *points).best_of(tries).name == "chance"
-
-
-def map_incrementally(
-    database: Path,
-    folder: Path,
-    scratch: Path,
-    registered: Callable[[int], object] = lambda count: None,
-    *,
-    single_threaded: bool = False,
-) -> list["pycolmap.Reconstruction"]:
-    """COLMAP's incremental mapping of a verified database.
-
-    Args:
-        database: with photos, keypoints and verified matches.
-        folder: of the photos, from which points take their colours.
-        scratch: an empty folder for COLMAP's intermediate files.
-        registered: called with the number of newly registered photos.
-        single_threaded: with several threads, the sums of a bundle adjustment, and so all that follows, depend on which
-            of them is first.
-
-    Returns:
-        The models, that with most photos first; none if no pair of photos is a good start.
-    """
-    pycolmap = import_pycolmap()
-    with _quiet(pycolmap):
-        models = pycolmap.incremental_mapping(
-            database,
-            folder,
-            scratch,
-            options={**MAPPING, "num_threads": 1} if single_threaded else MAPPING,
-            initial_image_pair_callback=lambda: registered(2),
-            next_image_callback=lambda: registered(1),
-        )
-    return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
-
-
 def stored_keypoints(features: Features, orientation: int) -> np.ndarray:
     """Keypoints N×2 float32 in the pixels of the stored file, the centre of the top-left one at (0, 0).
 
@@ -199,7 +157,8 @@ def stored_keypoints(features: Features, orientation: int) -> np.ndarray:
         features: in pixels of the upright photo.
         orientation: EXIF's, 1 to 8.
     """
-    return _to_stored(features.keypoints.cpu().numpy().astype(np.float32), features.image_size, orientation)
+    keypoints = features.keypoints.cpu().numpy().astype(np.float32)
+    return _stored_points(keypoints, features.image_size, orientation)
 
 
 def _with_shapes(features: Features, orientation: int) -> np.ndarray:
@@ -208,14 +167,32 @@ def _with_shapes(features: Features, orientation: int) -> np.ndarray:
     A keypoint is an upright square of `Features.scales` pixels, turned as the stored pixels are.
     """
     corners = np.array([[0, 0], [1, 0], [0, 1]], dtype=np.float32)
-    origin, right, down = _to_stored(corners, (1, 1), orientation)
+    origin, right, down = _stored_points(corners, (1, 1), orientation)
     axes = np.stack([right - origin, down - origin], axis=1).reshape(1, 4)
     shapes = features.scales.cpu().numpy().astype(np.float32)[:, None] * axes
     return np.hstack([stored_keypoints(features, orientation) + PIXEL_CENTRE, shapes])
 
 
-def _to_stored(points: np.ndarray, size: tuple[int, int], orientation: int) -> np.ndarray:
-    """N×2 points of the upright photo of (width, height) `size`, in the stored pixels."""
+def check_camera(camera: KnownCamera, folder: Path, names: Iterable[str]) -> None:
+    """Raise a `ValueError` if photos, those that can be read, cannot have been taken by one camera.
+
+    That is if COLMAP has no such camera, or if its principal point is given and the photos have several sizes.
+    """
+    sizes: dict[tuple[int, int], str] = {}
+    for name in names:
+        try:
+            size, turned = _stored_size(folder / name)
+        except (OSError, ValueError):
+            continue
+        camera.stored(size, turned)
+        sizes.setdefault(size[::-1] if camera.model is None and turned >= 5 else size, name)
+    if len(camera.numbers) > 1 and len(sizes) > 1:
+        seen = ", ".join(f"{name} of {width}×{height}" for (width, height), name in list(sizes.items())[:2])
+        raise ValueError(f"one principal point cannot hold for photos of several sizes ({seen}); give a focal length")
+
+
+def _stored_points(points: np.ndarray, size: tuple[int, int], orientation: int) -> np.ndarray:
+    """N×2 points of an upright photo of (width, height) `size` in the pixels of its stored file."""
     width, height = size
     if orientation >= 5:
         points, width, height = points[:, ::-1], height, width
@@ -233,22 +210,32 @@ def _stored_size(path: Path) -> tuple[tuple[int, int], int]:
         return stored_size(image), orientation(image)
 
 
-def _camera_groups(stored: Mapping[str, tuple[tuple[int, int], int]], single_camera: bool) -> list[list[str]]:
-    """The photos that are imported together: a camera of COLMAP's has one size."""
-    if not single_camera:
-        return [list(stored)]
-    groups: dict[tuple[int, int], list[str]] = {}
-    for name, (size, _) in stored.items():
-        groups.setdefault(size, []).append(name)
-    return list(groups.values())
+def _camera_groups(
+    stored: Mapping[str, tuple[tuple[int, int], int]], single_camera: bool, known_camera: KnownCamera | None
+) -> list[tuple[list[str], dict[str, str]]]:
+    """The photos that are imported together, a camera of COLMAP's having one size, and the options that name it."""
+    if not single_camera and known_camera is None:
+        return [(list(stored), {})]
+    groups: dict[Any, list[str]] = {}
+    for name, (size, turned) in stored.items():
+        camera = None if known_camera is None else known_camera.stored(size, turned)
+        groups.setdefault((size, camera), []).append(name)
+    return [(names, _reader_options(camera)) for (_, camera), names in groups.items()]
+
+
+def _reader_options(camera: tuple[str, tuple[float, ...]] | None) -> dict[str, str]:
+    if camera is None:
+        return {}
+    return {"camera_model": camera[0], "camera_params": ", ".join(f"{number:.17g}" for number in camera[1])}
 
 
 @contextmanager
-def _quiet(pycolmap: ModuleType) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without COLMAP's log on the screen; what matters is returned or raised."""
-    level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    logging = import_pycolmap().logging
+    level = logging.minloglevel
+    logging.minloglevel = logging.FATAL.value
     try:
         yield
     finally:
-        pycolmap.logging.minloglevel = level
+        logging.minloglevel = level

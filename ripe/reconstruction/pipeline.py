@@ -23,6 +23,9 @@ from ripe.folders import masks_below
 from ripe.integrations import colmap
 from ripe.match_many import MatchPair, match_many
 from ripe.matching import check_usable, matching_settings
+from ripe.reconstruction.mapping import Mapper, check_mapper, map_photos
+from ripe.reconstruction.verification import verify
+from ripe.reconstruction.viewer import write_viewer
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
 from ripe.two_views import Rotations, inlier_threshold
 
@@ -46,6 +49,7 @@ class Source:
         extract: gives photos' features.
         settings: what the features depend on; stored with them, and a later run must agree.
         masks: folder of masks (see `ripe.folders.masks_below`); no keypoint lies where a photo's mask is zero.
+        seen_side: longer side to which `extract` shrinks longer photos; None if it does not. Inlier thresholds follow.
         describe_turned: describes a photo's features as they look when it is turned (see `RIPE.describe_turned`); None
             where descriptors turn with the photo.
     """
@@ -54,6 +58,7 @@ class Source:
     extract: Extract
     settings: Mapping[str, Any]
     masks: Path | None = None
+    seen_side: int | None = None
     describe_turned: DescribeTurned | None = None
 
 
@@ -95,7 +100,9 @@ def reconstruct(
     output: Path,
     pairs: Sequence[Pair] | ChoosePairs,
     *,
+    mapper: Mapper = "incremental",
     single_camera: bool = False,
+    known_camera: colmap.KnownCamera | None = None,
     single_threaded: bool = False,
     match_filter: MatchFilter = MUTUAL,
     rotations: Rotations = "auto",
@@ -106,7 +113,7 @@ def reconstruct(
     """Reconstruct photos with one extractor.
 
     Writes to `output`: features.h5 and matches.h5 (hloc's layout), database.db (COLMAP's), and if at least two photos
-    register, the model with most photos as sparse/*.bin and its points as points.ply.
+    register, the model with most photos as sparse/*.bin, its points as points.ply, and both to look at as model.html.
 
     Args:
         folder: of the photos.
@@ -114,7 +121,9 @@ def reconstruct(
         source: of the features.
         output: folder; made if it is not there.
         pairs: which are matched.
+        mapper: COLMAP's incremental or global one.
         single_camera: all photos of one size share one camera.
+        known_camera: that took all photos, and is kept as it is; COLMAP finds cameras from EXIF and the photos if None.
         single_threaded: let COLMAP's mapping run in one thread, so that equal input gives equal models.
         match_filter: how descriptors are matched.
         rotations: whether pairs are also matched with one photo turned by quarter turns: "auto" where they are no
@@ -124,13 +133,16 @@ def reconstruct(
         report: told about progress.
 
     Raises:
-        ValueError: pycolmap is missing, or kornia, if `match_filter` is its; two photos' names cannot be told apart in
+        ValueError: pycolmap is missing or too old for the mapper, or kornia is, if `match_filter` is its; the known
+            camera is none of these photos; two photos' names cannot be told apart in
             hloc's match files; there is no photo's mask where `source` has them, or fewer than two photos are readable;
             or `output` holds features of other settings.
     """
     # Before hours of work.
-    colmap.import_pycolmap()
+    check_mapper(mapper)
     check_usable(match_filter)
+    if known_camera is not None:
+        colmap.check_camera(known_camera, folder, names)
     if callable(pairs):
         check_distinct_names(names)
     else:
@@ -168,10 +180,26 @@ def reconstruct(
                 {name: features.read(name) for name in readable},
                 read_matches(matches_path, chosen),
                 single_camera=single_camera,
+                known_camera=known_camera,
             )
             failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
-            verified = colmap.verify(database, lambda name0, name1: tries.get(frozenset((name0, name1)), 1))
-            models = _map(database, folder, output, len(readable), single_threaded, report)
+            verified = verify(
+                database,
+                seen_side=source.seen_side,
+                tries=lambda *pair: tries.get(frozenset(pair), 1),
+                progress=partial(report, "verify"),
+            )
+            map_database = partial(
+                map_photos,
+                database,
+                folder,
+                mapper=mapper,
+                seen_side=source.seen_side,
+                fixed_cameras=known_camera is not None,
+                single_threaded=single_threaded,
+                progress=partial(report, "map"),
+            )
+            models = _put_in_place(map_database, output, source.name)
     best = models[0] if models else None
     points = 0 if best is None else best.num_points3D()
     return Summary(
@@ -222,10 +250,9 @@ def _in_turns(
     """Matches pairs as `rotations` say; what is kept is the upright photos' matches unless a turn is verified."""
     assert source.describe_turned is not None
     turned = TurnedFeatures(source.describe_turned, folder, features.read)
-    seen_side = source.settings.get("max_side")
 
     def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
-        limit = inlier_threshold("fundamental", (features0.image_size, features1.image_size), seen_side)
+        limit = inlier_threshold("fundamental", (features0.image_size, features1.image_size), source.seen_side)
         attempt = partial(attempt_match, geometry="fundamental", max_error=limit, how=how)
 
         def turned_first(turns: int) -> Features:
@@ -251,22 +278,24 @@ def _counted(stage: str, total: int, report: Report) -> Callable[..., None]:
     return progress
 
 
-def _map(
-    database: Path, folder: Path, output: Path, photos: int, single_threaded: bool, report: Report
+def _put_in_place(
+    map_database: Callable[[Path], list["pycolmap.Reconstruction"]], output: Path, name: str
 ) -> list["pycolmap.Reconstruction"]:
-    """COLMAP's models, that with most photos first, which is written to `output` in place of an older one."""
-    model, cloud = output / MODEL, output / "points.ply"
-    shutil.rmtree(model, ignore_errors=True)
-    cloud.unlink(missing_ok=True)
+    """The models that come about in a scratch folder; the first is written to `output` in place of an older one."""
+    files = output / "points.ply", output / "model.html"
+    shutil.rmtree(output / MODEL, ignore_errors=True)
+    for file in files:
+        file.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".mapping-") as scratch:
-        models = colmap.map_incrementally(
-            database, folder, Path(scratch), _counted("map", photos, report), single_threaded=single_threaded
-        )
+        models = map_database(Path(scratch))
         if models:
             whole = Path(scratch) / "best"
             whole.mkdir()
             models[0].write(whole)
-            models[0].export_PLY(Path(scratch) / cloud.name)
-            (Path(scratch) / cloud.name).replace(cloud)
-            whole.replace(model)
+            cloud, page = (Path(scratch) / file.name for file in files)
+            models[0].export_PLY(cloud)
+            write_viewer(page, models[0], name)
+            for file in (cloud, page):
+                file.replace(output / file.name)
+            whole.replace(output / MODEL)
     return models

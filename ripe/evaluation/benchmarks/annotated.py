@@ -1,10 +1,11 @@
 """Annotated image pairs on disk: a folder with `pairs.json` beside its photos.
 
-`pairs.json` is `{"model": "homography" | "pose", "pairs": [...]}`. Every pair has `name`, `image0` and `image1`. A pair
-of a homography has `points0` and `points1`, K×2 corresponding points; a pair of poses has the camera matrices `K0` and
-`K1`, `T_0to1` (4×4, first camera's frame to second's, of any scale), and optionally the sizes (width, height) `size0`
-and `size1` of the photos that the matrices are for. Pixel coordinates are (x, y) of the stored photo, EXIF orientation
-applied, with the centre of the top-left pixel at (0, 0).
+`pairs.json` is `{"model": "homography" | "fundamental" | "pose", "pairs": [...]}`. Every pair has `name`, `image0` and
+`image1`. A pair of a homography has `H` (3×3, first photo to second), or else corresponding points, `points0` and
+`points1` (K×2, 4 or more). A pair of "fundamental", for scenes with depth and unknown cameras, has such points, 8 or
+more. A pair of poses has the camera matrices `K0` and `K1`, `T_0to1` (4×4, first camera's frame to second's, of any
+scale), and optionally the sizes (width, height) `size0` and `size1` of the photos that the matrices are for. Pixel
+coordinates are (x, y) of the stored photo, EXIF orientation applied, with the centre of the top-left pixel at (0, 0).
 """
 
 import json
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor
 
 from ripe import checks
-from ripe.evaluation.pair_sets import AnnotatedPair, HomographyPair, Kind, PairSet, PosePair, Size
+from ripe.evaluation.pair_sets import AnnotatedPair, FundamentalPair, HomographyPair, Kind, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
+from ripe.geometry.homography import apply_homography, outer_corners
+from ripe.images import open_image, orientation, stored_size
 from ripe.resizing import Resizing
 
 PAIRS_FILE = "pairs.json"
@@ -30,7 +33,16 @@ PROTOCOLS: dict[Kind, Protocol] = {
         limits=(3.0, 5.0, 10.0),
         correct_match=5.0,
         in_resized_pixels=False,
-        error="mean distance of the annotated points",
+        error="mean distance of the annotated points (where H is given: of the corners)",
+    ),
+    "fundamental": Protocol(
+        kind="fundamental",
+        resizing=Resizing("long", 1024, enlarge=False),
+        estimator_threshold=1.0,
+        limits=(3.0, 5.0, 10.0),
+        correct_match=5.0,
+        in_resized_pixels=False,
+        error="mean distance of the annotated points from their epipolar lines",
     ),
     "pose": Protocol(
         kind="pose",
@@ -84,31 +96,60 @@ def read_annotated(folder: str | Path) -> PairSet:
     if not isinstance(content, dict) or not isinstance(content.get("pairs"), list):
         raise ValueError(f"{path}: must be an object with a list `pairs`")
     model = content.get("model")
-    if model not in ("homography", "pose"):
-        raise ValueError(f'{path}: `model` is {model!r}; it must be "homography" or "pose"')
-    parse: Callable[[Any], AnnotatedPair] = _homography_pair if model == "homography" else _pose_pair
+    if model not in PARSERS:
+        raise ValueError(f'{path}: `model` is {model!r}; it must be "homography", "fundamental" or "pose"')
     pairs = []
     for index, entry in enumerate(content["pairs"]):
         try:
-            pairs.append(parse(entry))
+            pairs.append(PARSERS[model](entry, path.parent))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: pair {index}: {reason}") from error
     return PairSet(path.parent.resolve().name, path.parent, model, pairs)
 
 
-def _homography_pair(entry: Any) -> HomographyPair:
+def _homography_pair(entry: Any, folder: Path) -> HomographyPair:
     names = _names(entry)
-    points0, points1 = _numbers(entry, "points0", (-1, 2)), _numbers(entry, "points1", (-1, 2))
-    if len(points0) != len(points1) or len(points0) < 4:
-        raise ValueError(f"{len(points0)} and {len(points1)} points; there must be as many of both, 4 or more")
-    homography, _ = cv2.findHomography(points0.numpy(), points1.numpy())
-    if homography is None:
+    if "H" in entry:
+        homography = _numbers(entry, "H", (3, 3))
+        if torch.linalg.matrix_rank(homography) < 3:
+            raise ValueError("`H` cannot be inverted, so it is no homography")
+        corners = _corners(folder / names[1])
+        return HomographyPair(*names, homography, corners, apply_homography(homography, corners))
+    points0, points1 = _points(entry, least=4)
+    fitted, _ = cv2.findHomography(points0.numpy(), points1.numpy())
+    if fitted is None:
         raise ValueError("its points do not determine a homography")
-    return HomographyPair(*names, torch.from_numpy(homography), points0, points1)
+    return HomographyPair(*names, torch.from_numpy(fitted), points0, points1)
 
 
-def _pose_pair(entry: Any) -> PosePair:
+def _fundamental_pair(entry: Any, folder: Path) -> FundamentalPair:
+    names = _names(entry)
+    points0, points1 = _points(entry, least=8)
+    fitted, _ = cv2.findFundamentalMat(points0.numpy(), points1.numpy(), cv2.FM_8POINT)
+    if fitted is None or fitted.shape != (3, 3):
+        raise ValueError("its points do not determine a fundamental matrix")
+    return FundamentalPair(*names, torch.from_numpy(fitted), points0, points1)
+
+
+def _corners(path: Path) -> Tensor:
+    """Of a photo; none of one that cannot be read, whose pairs are left out later, when all such photos are named."""
+    try:
+        with open_image(path) as photo:
+            width, height = stored_size(photo)
+            return outer_corners((height, width) if orientation(photo) >= 5 else (width, height))
+    except (OSError, ValueError):
+        return torch.zeros(0, 2, dtype=torch.float64)
+
+
+def _points(entry: Any, least: int) -> tuple[Tensor, Tensor]:
+    points0, points1 = _numbers(entry, "points0", (-1, 2)), _numbers(entry, "points1", (-1, 2))
+    if len(points0) != len(points1) or len(points0) < least:
+        raise ValueError(f"{len(points0)} and {len(points1)} points; there must be as many of both, {least} or more")
+    return points0, points1
+
+
+def _pose_pair(entry: Any, folder: Path) -> PosePair:
     names = _names(entry)
     intrinsics0, intrinsics1 = _numbers(entry, "K0", (3, 3)), _numbers(entry, "K1", (3, 3))
     for key, intrinsics in (("`K0`", intrinsics0), ("`K1`", intrinsics1)):
@@ -119,6 +160,13 @@ def _pose_pair(entry: Any) -> PosePair:
         raise ValueError("`T_0to1` has no translation, so its direction cannot be compared")
     sizes = _size(entry, "size0"), _size(entry, "size1")
     return PosePair(*names, intrinsics0, intrinsics1, rotation, translation, *sizes)
+
+
+PARSERS: dict[str, Callable[[Any, Path], AnnotatedPair]] = {
+    "homography": _homography_pair,
+    "fundamental": _fundamental_pair,
+    "pose": _pose_pair,
+}
 
 
 def _size(entry: Any, key: str) -> Size | None:
