@@ -55,7 +55,7 @@ def test_cameras_and_points_are_seen_and_turn(opened: Page) -> None:
     expect(opened.locator("#figures")).to_contain_text("6 cameras")
     before = seen(opened)
     cameras, points = near(before, CAMERAS), ~near(before, CAMERAS) & ~near(before, BACKGROUND)
-    assert cameras.sum() > 300
+    assert cameras.sum() > 150
     assert points.sum() > 1000
     assert len(np.unique(before[points], axis=0)) > 100  # the photos' colours
 
@@ -65,8 +65,8 @@ def test_cameras_and_points_are_seen_and_turn(opened: Page) -> None:
     opened.mouse.up()
     opened.wait_for_function("asked === false")
     after = seen(opened)
-    assert near(after, CAMERAS).sum() > 200
-    assert (near(after, CAMERAS) != cameras).sum() > 200
+    assert near(after, CAMERAS).sum() > 100
+    assert (near(after, CAMERAS) != cameras).sum() > 100
 
     opened.mouse.wheel(0, -500)
     opened.wait_for_timeout(200)

@@ -203,7 +203,7 @@ def test_thresholds_follow_photos_that_were_shrunk(room: Path, tmp_path: Path) -
     assert main(command) == 0
     [summary] = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["registered"] == 6
-    assert summary["mean_track_length"] > 4.6  # 4.2 with thresholds for the small photos
+    assert summary["mean_track_length"] > 4.6
     assert 1.2 < summary["mean_reprojection_error"] < 4
 
 
