@@ -22,6 +22,16 @@ LONG_SIDE = 1600
 INLIER_THRESHOLDS = {"fundamental": 1.0, "homography": 2.0, "essential": 1.0, "none": None}
 
 
+def shrinking(sizes: Sequence[tuple[int, int]], seen_side: int | None) -> float:
+    """By how much the photo that was shrunk more was shrunk, 1 or more; inlier thresholds grow by it.
+
+    Args:
+        sizes: (width, height) of both photos.
+        seen_side: longer side to which longer photos were shrunk; None if they were not.
+    """
+    return max([1.0, *(max(size) / seen_side for size in sizes)]) if seen_side else 1.0
+
+
 class Stopwatch:
     """Times of named stages in milliseconds."""
 

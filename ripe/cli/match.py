@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
-from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit
+from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, fit, shrinking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -297,7 +297,7 @@ def _inlier_threshold(
     usual = INLIER_THRESHOLDS[arguments.geometry]
     if given is not None or usual is None:
         return given
-    return usual * max([1.0, *(max(size) / seen_side for size in sizes)]) if seen_side else usual
+    return usual * shrinking(sizes, seen_side)
 
 
 def _report(
