@@ -1,4 +1,4 @@
-"""The demo as a visitor uses it: photos or an example in, verdict, pictures and figures out, on a screen and a phone."""
+"""The demo as a visitor uses it: photos or an example in, verdict, pictures and figures out; also on a phone."""
 
 import io
 import json
