@@ -238,12 +238,12 @@ def test_weights_under_another_licence_are_fetched_only_where_it_is_agreed_to(
 ) -> None:
     import gradio as gr
 
-    from ripe.demo.page import _Answer
+    from ripe.demo.page import _Answer, _Shown
 
     monkeypatch.setenv("RIPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("ripe.pretrained.RELEASE_URL", f"http://127.0.0.1:{free_port()}/weights.pth")
     answer = _Answer(Pipeline("cpu"), {"vgg_hyper": "vgg_hyper"}, tmp_path)
-    asked = (None, *map(str, photos), "vgg_hyper", "mutual", 200, "", "fundamental", 1.0)
+    asked = (_Shown((), {}), *map(str, photos), "vgg_hyper", "mutual", 200, "", "fundamental", 1.0)
     with pytest.raises(gr.Error, match="agree to the licence"):
         answer.match(*asked, False)
     assert answer.match_again(*asked, False) == [gr.skip()] * 3

@@ -197,11 +197,11 @@ class _Answer:
         return [_Shown(tuple(asked), results), outputs.banner(results[RIPE]), table]
 
     def match_again(self, shown: _Shown | None, *inputs: Any) -> list[Any]:
-        """The same after a setting has changed; nothing happens where something is missing, or nothing is new."""
+        """The same after a setting has changed; nothing happens before the first match, or where nothing is new."""
         *asked, accepted = inputs
         photo0, photo1, model, *_ = asked
         missing = photo0 is None or photo1 is None or (_to_be_fetched(self._models[model]) and not accepted)
-        if missing or (shown is not None and shown.asked == tuple(asked)):
+        if shown is None or missing or shown.asked == tuple(asked):
             return [gr.skip()] * 3
         return self.match(shown, *inputs)
 
@@ -259,15 +259,12 @@ def _choices(models: Mapping[str, str]) -> dict[str, Any]:
         with gr.Row():
             model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1, min_width=140)
             method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Matching", min_width=140)
+        label = f"Inlier threshold (px of photos shrunk to {LONG_SIDE})"
+        keypoints = _slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most", name="keypoint-limit")
+        inlier = _slider(0.25, 10, INLIER_THRESHOLDS[kind], step=0.25, label=label, name="inlier-threshold")
         with gr.Row():
-            keypoints = _slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most", name="keypoint-limit")
+            geometry = gr.Dropdown(list(GEOMETRIES), value=kind, label="Geometry", min_width=140)
             threshold = gr.Textbox("", label="Least score of a keypoint", placeholder="the model's own", min_width=140)
-        with gr.Row():
-            geometry = gr.Radio(list(GEOMETRIES), value=kind, label="Geometry", min_width=140, elem_id="geometry")
-            inlier = _slider(
-                0.25, 10, INLIER_THRESHOLDS[kind], step=0.25, label="Inlier threshold (px)", name="inlier-threshold",
-                info=f"Of photos as the network sees them: shrunk to {LONG_SIDE} px.",
-            )  # fmt: skip
     return dict(zip(CHOICES, (model, method, keypoints, threshold, geometry, inlier), strict=True))
 
 
