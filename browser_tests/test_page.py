@@ -64,10 +64,11 @@ def test_upload_match_views_and_downloads(page: Page, photos: list[Path]) -> Non
     upload(page, photos)
     page.click("#match")
     expect(page.locator("#verdict .matched")).to_contain_text("Matched")
-    assert page.locator("#verdict").get_attribute("aria-live") == "polite"
+    expect(page.locator("#verdict [aria-live=polite]")).to_contain_text("Matched")
     page.wait_for_selector("#inliers img")
     assert inliers(page) > 300
     expect(page.locator("#figures")).to_contain_text("SIFT")
+    assert re.search(r"Time to extract\s+\d+ ms\s+\d+ ms", page.locator("#figures").inner_text())
     assert page.locator("#figures td").filter(has_text="✓ matched").count() == 2
 
     pictures = {view: shown(page, view) for view in VIEWS}

@@ -296,6 +296,7 @@ def test_pictures_figures_and_files(photos: list[Path], settings: DemoSettings, 
     figures = dict(outputs.figures({"RIPE": result}))
     assert figures["Keypoints"] == "300 and 300"
     assert figures["Inliers"].startswith(f"{result.geometry.num_inliers} (")
+    assert figures["Time to extract"] == f"{result.milliseconds['extract']:.0f} ms"
 
     paths = outputs.write_files(result, inliers, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(paths)

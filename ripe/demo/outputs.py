@@ -63,10 +63,7 @@ def figures(results: Mapping[str, MatchedPhotos]) -> list[tuple[str, ...]]:
                 "Inliers": f"{inliers}{share}" if result.geometry.model is not None else "0: no geometry fits",
                 "Within": f"{result.geometry.max_error:.3g} px",
             }
-            | {
-                f"Time to {words}": f"{times[stage]:.0f} ms" if stage in times else "kept"
-                for stage, words in STAGES.items()
-            }
+            | times
         )
     return [(name, *(column[name] for column in columns)) for name in columns[0]]
 
