@@ -61,6 +61,7 @@ def build(pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> gr.Blo
             with gr.Column(scale=2, min_width=340):
                 with gr.Row(elem_id="photos"):
                     photos = [_photo_input("First photo", "photo0"), _photo_input("Second photo", "photo1")]
+                accepted = _licence(models, next(iter(models)))
                 button = gr.Button("Match", variant="primary", elem_id="match")
                 gallery = gr.Gallery(
                     [(examples.thumbnail(pair), example.title) for example, pair in answer.examples],
@@ -73,7 +74,6 @@ def build(pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> gr.Blo
                 )
                 about = gr.Markdown("Each example runs on a click.", elem_id="about", elem_classes="small")
                 choices = _choices(models)
-                accepted = _licence(models, choices["model"])
             with gr.Column(scale=3, min_width=340, elem_id="results") as results:
                 note = gr.HTML("", elem_id="note", js_on_load=ANNOUNCED)
                 banner = gr.HTML(IDLE, elem_id="verdict", js_on_load=ANNOUNCED)
@@ -107,6 +107,7 @@ def build(pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> gr.Blo
             "show_progress_on": banner,
         }
         chosen = gallery.select(answer.example, None, [*photos, about], **private)
+        choices["model"].input(lambda name: _licence(models, name), choices["model"], accepted, queue=False, **private)
         choices["geometry"].input(
             INLIER_THRESHOLDS.get, choices["geometry"], choices["inlier_threshold"], queue=False, **private
         )
@@ -275,17 +276,11 @@ def _slider(least: float, most: float, value: Any, *, name: str, **options: Any)
     return slider
 
 
-def _licence(models: Mapping[str, str], model: gr.Dropdown) -> gr.Checkbox:
-    """The agreement to the licence of weights that are not here yet; seen where such a model is chosen."""
-
-    def ask(name: str) -> Any:
-        entry = _to_be_fetched(models[name])
-        return gr.Checkbox(visible=entry is not None, value=False, label=_agreement(name, entry) if entry else "")
-
-    accepted = ask(model.value)
-    accepted.elem_id = "licence"
-    model.input(ask, model, accepted, queue=False, api_visibility="private")
-    return accepted
+def _licence(models: Mapping[str, str], name: str) -> gr.Checkbox:
+    """The agreement to the licence of weights that are not here yet; hidden unless such a model is chosen."""
+    entry = _to_be_fetched(models[name])
+    label = _agreement(name, entry) if entry else ""
+    return gr.Checkbox(False, visible=entry is not None, label=label, elem_id="licence")
 
 
 def _agreement(name: str, entry: Pretrained) -> str:
