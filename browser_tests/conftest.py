@@ -35,9 +35,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     app = ROOT / "app.py"
-    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("server"))}
-    command = [sys.executable, str(app), "--port", str(port), "--model", "compact"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("TMPDIR", "RIPE_CACHE")}
+    command = [sys.executable, str(app), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **folders}) as server:
         try:
             assert server.stdout is not None
             yield server.stdout.readline().split()[1]
@@ -75,10 +75,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The demo's page, just opened; no request may go anywhere else."""
-    page = browser.new_page(viewport={"width": 1280, "height": 1400})
-    page.set_default_timeout(60_000)
+def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The demo's page, just opened; no request may go anywhere else. The marker `phone` makes it one of a phone."""
+    is_phone = request.node.get_closest_marker("phone") is not None
+    size = {"width": 390, "height": 844} if is_phone else {"width": 1280, "height": 900}
+    page = browser.new_page(viewport=size, has_touch=is_phone, is_mobile=is_phone)
+    page.set_default_timeout(180_000)
     elsewhere: list[str] = []
     page.on("request", lambda request: None if request.url.startswith((address, "data:", "blob:"))
             else elsewhere.append(request.url))  # fmt: skip

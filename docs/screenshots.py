@@ -14,6 +14,7 @@ IMAGES = ROOT / "docs" / "images"
 PORT = "7871"
 WIDTH = 1100
 QUALITY = 78
+PATIENCE = 180_000  # milliseconds
 
 
 def save(picture: bytes, name: str) -> None:
@@ -28,21 +29,18 @@ def take(address: str) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE)
         page.goto(address)
-        number = page.locator("input[aria-label*='Keypoints']").first  # fewer lines show more of the photos
-        number.fill("512")
-        number.press("Tab")
-        page.click("#example")
-        page.wait_for_selector("#photo1 img")
-        page.click("#match")
+        page.locator("#keypoint-limit input[type=number]").fill("512")  # fewer lines show more of the photos
+        page.locator("#examples button").first.click()
+        page.wait_for_selector("#verdict .matched")
         page.wait_for_selector("#inliers img")
-        page.locator("#downloads a").first.wait_for()
-        save(page.screenshot(full_page=True), "demo.jpg")
-        for view in ("All matches", "Inliers"):
+        page.locator("#downloads a").first.wait_for(state="attached")
+        save(page.screenshot(), "demo.jpg")
+        for view, name in (("Matches", "all-matches.jpg"), ("Inliers", "inliers.jpg")):
             page.get_by_role("tab", name=view, exact=True).click()
-            name = view.lower().replace(" ", "-")
-            save(page.request.get(page.locator(f"#{name} img").get_attribute("src")).body(), f"{name}.jpg")
+            save(page.request.get(page.locator(f"#{view.lower()} img").get_attribute("src")).body(), name)
         browser.close()
 
 

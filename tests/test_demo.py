@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from PIL import Image
 
 import ripe
 from ripe.cli import main
-from ripe.demo import intake, outputs
+from ripe.demo import examples, intake, outputs
 from ripe.demo.intake import read_upload
 from ripe.demo.pipeline import DemoSettings, Pipeline
 from ripe.drawing import RED, UNVERIFIED
@@ -124,7 +125,7 @@ def test_only_what_a_setting_changes_is_computed_again(
 ) -> None:
     pipeline = Pipeline("cpu")
     first = pipeline.run(*photos, settings)
-    assert set(first.milliseconds) == set(outputs.STAGES)
+    assert set(first.milliseconds) == {"load", "read", "extract", "match", "geometry"}
     assert len(network_calls) == 2
     looser = pipeline.run(*photos, changed(settings, inlier_threshold=8.0))
     assert set(looser.milliseconds) == {"geometry"}
@@ -166,6 +167,88 @@ def test_large_photos_are_shrunk_for_the_network_and_keypoints_stay_in_their_pix
     assert view.features.keypoints[:, 0].max() > LONG_SIDE
     shown = view.on_shown(view.features.keypoints)
     assert torch.allclose((shown + 0.5) * 1.25, view.features.keypoints + 0.5, atol=1e-3)
+
+
+def test_the_inlier_threshold_follows_the_resize_as_that_of_the_command_does(
+    tmp_path: Path, photos: list[Path], random_weights: Path
+) -> None:
+    large = [tmp_path / photo.name for photo in photos]
+    for photo, enlarged in zip(photos, large, strict=True):
+        with Image.open(photo) as image:
+            image.resize((2400, 1600)).save(enlarged)
+    settings = DemoSettings(model=str(random_weights), max_keypoints=100)
+    found = Pipeline("cpu").run(*large, settings).document()
+    assert found["settings"]["inlier_threshold"] == 1.5
+    command = ["match", *map(str, large), "--model", str(random_weights), "--max-keypoints", "100"]
+    main([*command, "--json", str(tmp_path / "command.json")])
+    by_command = json.loads((tmp_path / "command.json").read_text())
+    assert by_command["settings"]["inlier_threshold"] == 1.5
+    assert found["inliers"] == by_command["inliers"]
+
+
+def test_sift_sees_the_same_photos_and_not_the_network(
+    photos: list[Path], settings: DemoSettings, network_calls: list[tuple[int, ...]]
+) -> None:
+    pipeline = Pipeline("cpu")
+    found = pipeline.run(*photos, settings.with_sift())
+    assert network_calls == []
+    assert found.verdict.name == "matched"
+    grey = cv2.imread(str(photos[0]), cv2.IMREAD_GRAYSCALE)
+    keypoints = cv2.SIFT.create(300).detect(grey)
+    expected = np.array([keypoint.pt for keypoint in keypoints])
+    distances = np.abs(expected[:, None] - found.views[0].features.keypoints.numpy()[None]).max(axis=-1).min(axis=-1)
+    assert (distances < 0.1).mean() > 0.9  # the two read grey values in their own ways
+    assert set(pipeline.run(*photos, settings.with_sift()).milliseconds) == set()
+
+
+def test_made_views_turn_and_enlarge(photos: list[Path]) -> None:
+    photo = np.asarray(Image.open(photos[0]).resize(examples.VIEW_SIZE))
+    assert np.abs(examples.Made().of(photo).astype(int) - photo).max() <= 1
+    assert np.abs(examples.Made(turn=180).of(photo).astype(int) - photo[::-1, ::-1]).max() <= 1
+    middle = np.asarray(Image.fromarray(photo[120:360, 160:480]).resize(examples.VIEW_SIZE, Image.Resampling.BILINEAR))
+    assert np.abs(examples.Made(zoom=2).of(photo).astype(int) - middle)[5:-5, 5:-5].mean() < 2
+    assert examples.Made(exposure=0.5).of(photo).mean() == pytest.approx(photo.mean() / 2, abs=0.5)
+
+
+def test_examples_are_photos_that_say_whose_they_are(tmp_path: Path) -> None:
+    assert 6 <= len(examples.EXAMPLES) <= 8
+    for example in examples.EXAMPLES:
+        pair = examples.photos(example, tmp_path)
+        assert all(max(read_upload(path).shape) <= 800 for path in pair)
+        assert pair == examples.photos(example, tmp_path)
+        assert re.search(r"CC BY \d|CC0|public domain|BSD", example.credit)
+
+
+def test_overlays_show_the_second_photo_in_the_frame_of_the_first(tmp_path: Path, settings: DemoSettings) -> None:
+    pairs = {example.title: examples.photos(example, tmp_path) for example in examples.EXAMPLES}
+    pipeline = Pipeline("cpu")
+    aligned = outputs.align(pipeline.run(*pairs["Upside down"], settings.with_sift()))
+    assert aligned is not None
+    assert aligned.ground.shape == aligned.warped.shape == (*aligned.valid.shape, 3) == (512, 512, 3)
+    assert aligned.valid.mean() > 0.9
+    assert np.abs(aligned.ground.astype(int) - aligned.warped)[aligned.valid].mean() < 8
+    unrelated = pipeline.run(*pairs["Unrelated"], settings.with_sift())
+    assert outputs.align(unrelated) is None
+    assert 'class="verdict chance"' in outputs.banner(unrelated)
+    assert "No better than chance" in outputs.banner(unrelated)
+
+
+def test_weights_under_another_licence_are_fetched_only_where_it_is_agreed_to(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gradio as gr
+
+    from ripe.demo.page import _Answer, _Shown
+
+    monkeypatch.setenv("RIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ripe.pretrained.RELEASE_URL", f"http://127.0.0.1:{free_port()}/weights.pth")
+    answer = _Answer(Pipeline("cpu"), {"vgg_hyper": "vgg_hyper"}, tmp_path)
+    asked = (_Shown((), {}), *map(str, photos), "vgg_hyper", "mutual", 200, "", "fundamental", 1.0)
+    with pytest.raises(gr.Error, match="agree to the licence"):
+        answer.match(*asked, False)
+    assert answer.match_again(*asked, False) == [gr.skip()] * 3
+    with pytest.raises(gr.Error, match=r"127\.0\.0\.1"):  # nobody answers there, but it was asked
+        answer.match(*asked, True)
 
 
 def test_a_refused_photo_leaves_the_pipeline_as_it_was(
@@ -210,9 +293,10 @@ def test_pictures_figures_and_files(photos: list[Path], settings: DemoSettings, 
     assert count_pixels(keypoints, UNVERIFIED) > count_pixels(inliers, UNVERIFIED) + 300
     assert count_pixels(everything, RED) > count_pixels(inliers, RED) + 300
     assert (inliers != everything).any()
-    figures = dict(outputs.figures(result))
+    figures = dict(outputs.figures({"RIPE": result}))
     assert figures["Keypoints"] == "300 and 300"
     assert figures["Inliers"].startswith(f"{result.geometry.num_inliers} (")
+    assert figures["Time to extract"] == f"{result.milliseconds['extract']:.0f} ms"
 
     paths = outputs.write_files(result, inliers, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
@@ -238,7 +322,8 @@ def test_the_same_photo_twice_and_photos_without_keypoints(
     with h5py.File(paths[2]) as features:
         assert set(features) == {"0", "1"}
     none = Pipeline("cpu").run(*photos, changed(settings, threshold=1e9))
-    assert dict(outputs.figures(none))["Inliers"] == "0: no geometry fits"
+    assert ("Inliers", "0: no geometry fits") in outputs.figures({"RIPE": none})
+    assert "0 of 0 matches" in outputs.banner(none)
     assert all(picture.shape[2] == 3 for picture in outputs.pictures(none))
 
 
@@ -274,7 +359,7 @@ def test_a_real_server_refuses_queues_answers_and_cleans_up(
     assert address.startswith("http://127.0.0.1:")
     client = gradio_client.Client(address, verbose=False, download_files=False)
     left, right = (gradio_client.handle_file(photo) for photo in photos)
-    chosen = (random_weights.name, 200, "", "fundamental", 1.0)
+    chosen = (random_weights.name, "mutual", 200, "", "fundamental", 1.0)
 
     def ask(first: object, second: object, *rest: object) -> gradio_client.client.Job:
         return client.submit(first, second, *rest, api_name="/match")
@@ -285,15 +370,16 @@ def test_a_real_server_refuses_queues_answers_and_cleans_up(
         assert name in error
         assert str(folder) not in error
     assert "Give two photos" in str(ask(left, None, *chosen).exception(timeout=60))
-    assert "least score is 'high'" in str(ask(left, right, chosen[0], 200, "high", *chosen[3:]).exception(timeout=60))
+    assert "least score is 'high'" in str(ask(left, right, *chosen[:3], "high", *chosen[4:]).exception(timeout=60))
     assert ask(left, right, "/etc/passwd", *chosen[1:]).exception(timeout=60) is not None
     huge = {"files": ("huge.png", bytes(intake.MAX_FILE_BYTES + 1))}
     assert httpx.post(f"{address}gradio_api/upload", files=huge).status_code == 413
 
     jobs = [ask(left, right, *chosen) for _ in range(3)]
-    figures = [job.result(timeout=60)[0] for job in jobs]
+    banners, figures = zip(*(job.result(timeout=60) for job in jobs), strict=True)
+    assert all("matches agree" in banner for banner in banners)
     assert all("200 and 200" in shown for shown in figures)
-    assert sum("extract kept" in shown for shown in figures) == 2
+    assert sum("Time to extract | kept | kept" in shown for shown in figures) == 2
     assert not list(Path(ripe.__file__).parent.rglob("*.pyi"))  # Gradio writes some where it is let
     assert any(folder.rglob("*.jpg"))
 

@@ -1,17 +1,31 @@
 """What the demo shows and hands out for a result: pictures, figures and files."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ripe import files
 from ripe.demo.pipeline import MatchedPhotos
 from ripe.drawing import GAP, View, draw_view, save_picture
 from ripe.extract_many import Extraction
+from ripe.geometry.homography import resizing_matrix
+from ripe.geometry.verdict import WORDS, Verdict
+from ripe.geometry.warping import picture_of, warp
 from ripe.storage import FeatureFile, MatchFile
 from ripe.two_views import LONG_SIDE
 
-STAGES = ("load", "read", "extract", "match", "geometry")
+STAGES = {"extract": "extract", "match": "match", "geometry": "fit"}
+"""Stages of the pipeline whose times are shown, with their verbs."""
+SIGNS = {"matched": "✓", "doubtful": "?", "chance": "✗"}
+REMARKS = {
+    "matched": ".",
+    "doubtful": ": more than chance mostly gives. Look at the lines before you believe it.",
+    "chance": ", as many as of photos that do not belong together.",
+}
+MODEL_WORDS = {"fundamental": "epipolar geometry", "homography": "homography"}
 MAX_WIDTH = 2 * LONG_SIDE + GAP  # so that no pixel that the network saw is lost
 
 
@@ -30,23 +44,67 @@ def pictures(result: MatchedPhotos) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return draw("keypoints"), draw("matches"), draw("inliers")
 
 
-def figures(result: MatchedPhotos) -> list[tuple[str, str]]:
-    """Names and values of what is counted and timed."""
-    counts = [len(view.features) for view in result.views]
-    inliers, matches = result.geometry.num_inliers, len(result.matches)
-    ratio = f" ({inliers / matches:.0%} of the matches)" if matches else ""
-    missing = "" if result.geometry.model is not None else ": no geometry fits"
-    times = [
-        f"{stage} {result.milliseconds[stage]:.0f} ms" if stage in result.milliseconds else f"{stage} kept"
-        for stage in STAGES
-    ]
-    return [
-        ("Verdict", str(result.verdict)),
-        ("Keypoints", f"{counts[0]} and {counts[1]}"),
-        ("Matches", str(matches)),
-        ("Inliers", f"{inliers}{ratio}{missing}"),
-        ("Times", ", ".join(times)),
-    ]
+def figures(results: Mapping[str, MatchedPhotos]) -> list[tuple[str, ...]]:
+    """Rows of what is counted and timed: a name, and a value for each of the results."""
+    columns = []
+    for result in results.values():
+        counts = [len(view.features) for view in result.views]
+        inliers, matches = result.geometry.num_inliers, len(result.matches)
+        share = f" ({inliers / matches:.0%})" if matches else ""
+        spent = result.milliseconds
+        times = {
+            f"Time to {verb}": f"{spent[stage]:.0f} ms" if stage in spent else "kept" for stage, verb in STAGES.items()
+        }
+        columns.append(
+            {
+                "Verdict": f"{SIGNS[result.verdict.name]} {result.verdict}",
+                "Keypoints": f"{counts[0]} and {counts[1]}",
+                "Matches": str(matches),
+                "Inliers": f"{inliers}{share}" if result.geometry.model is not None else "0: no geometry fits",
+                "Within": f"{result.geometry.max_error:.3g} px",
+            }
+            | times
+        )
+    return [(name, *(column[name] for column in columns)) for name in columns[0]]
+
+
+def banner(result: MatchedPhotos) -> str:
+    """The verdict as HTML, told by a sign and in words as well as by its class, which gives it a colour."""
+    name, inliers, matches = result.verdict.name, result.geometry.num_inliers, len(result.matches)
+    agree = f"{inliers} of {matches} matches agree with one {MODEL_WORDS[result.geometry.kind]}"
+    return (
+        f'<div class="verdict {name}"><span class="sign" aria-hidden="true">{SIGNS[name]}</span>'
+        f"<strong>{WORDS[name].capitalize()}</strong> <span>{agree}{REMARKS[name]}</span></div>"
+    )
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The second photo in the first one's frame, as `ripe.align` does it, in the size in which both are shown.
+
+    Attributes:
+        ground: the first photo, H×W×3 uint8.
+        warped: the second one, H×W×3 uint8; black where it does not reach.
+        valid: H×W bool, True where it does.
+        verdict: on the homography: "matched" or "doubtful".
+    """
+
+    ground: np.ndarray
+    warped: np.ndarray
+    valid: np.ndarray
+    verdict: Verdict
+
+
+def align(result: MatchedPhotos) -> Aligned | None:
+    """The photos laid on each other; None if a homography is no better than chance."""
+    geometry, verdict = result.homography
+    if geometry.model is None or verdict.name == "chance":
+        return None
+    ground, upper = (picture_of(view.shown) for view in result.views)
+    sizes = [(picture.shape[1], picture.shape[0]) for picture in (ground, upper)]
+    scales = [resizing_matrix(view.features.image_size, size) for view, size in zip(result.views, sizes, strict=True)]
+    warped, valid = warp(upper, scales[1] @ geometry.model @ torch.linalg.inv(scales[0]), sizes[0])
+    return Aligned(ground, warped, valid, verdict)
 
 
 def write_files(result: MatchedPhotos, picture: np.ndarray, folder: Path) -> list[Path]:

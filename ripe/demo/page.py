@@ -3,26 +3,43 @@
 import logging
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 
-from ripe.demo import intake, outputs
+from ripe.demo import examples, intake, outputs
 from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, DemoSettings, MatchedPhotos, Pipeline
+from ripe.drawing import checker, save_flicker
+from ripe.filters import METHODS
+from ripe.pretrained import MODELS, Pretrained
 from ripe.tables import markdown_table
+from ripe.two_views import INLIER_THRESHOLDS, LONG_SIDE
 
 QUEUE_LENGTH = 16
 KEEP_SECONDS = 3600
 SWEEP_SECONDS = 300
 SESSIONS = 50
-EXAMPLES = ("motorcycle_left.jpg", "motorcycle_right.jpg")
+PHOTO_HEIGHT = 190
+RIPE, SIFT = "RIPE", "SIFT"
+OVERLAYS = ("slider", "blink", "checkerboard")
+CHOICES = ("model", "method", "max_keypoints", "threshold", "geometry", "inlier_threshold")
+"""The fields of `DemoSettings` that a visitor chooses; `_choices` has a component for each."""
 INTRODUCTION = """# RIPE
-Two photos of the same place: keypoints, matches, and the matches that agree with one geometry.
-Yellow, green and cyan agree, by their place in the first photo; red does not.
-The wheel zooms into a picture, dragging moves it, a double click resets it."""
-CSS = ".zoomable img { cursor: zoom-in } .zoomable { overflow: hidden }"
+Two photos of the same place: keypoints, matches, and the matches that agree with one geometry."""
+IDLE = '<div class="verdict idle">Give two photos and press Match, or choose an example.</div>'
+STALE = '<div class="verdict idle">These results are of other photos or settings: press Match.</div>'
+HINT = """Lines are coloured by their place in the first photo; red ones do not agree. Zoom: Ctrl (⌘) and the wheel, a
+pinch, or a click and then the wheel. Drag to move, double-click to reset, Escape to scroll again."""
+NOT_ALIGNED = """The photos cannot be laid on each other: the best homography is no better than chance. Overlays are for
+flat scenes and for cameras that have turned but hardly moved."""
+ALIGNED = """The photos cannot be laid on each other: the best homography is no better than chance. Overlays are right
+for flat scenes and for cameras that have turned but hardly moved."""
+ALIGNED = "The second photo in the first one's frame, by a homography ({words}: {inliers} of {matches} matches agree)."
+ANNOUNCED = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite')"
 
 logger = logging.getLogger(__name__)
 
@@ -35,46 +52,79 @@ def build(pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> gr.Blo
         models: what there is to choose from, the default first: names to show, and what `ripe.load` takes.
         folder: Gradio's folder for temporary files; what is written there is swept out after an hour.
     """
-    with gr.Blocks(title="RIPE", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS)) as page:
-        gr.Markdown(INTRODUCTION)
-        with gr.Row():
-            photos = [
-                _photo_input(f"{which} photo", f"photo{number}") for number, which in enumerate(("First", "Second"))
-            ]
-        example = gr.Button("Take two bundled photos", size="sm", elem_id="example")
-        with gr.Row():
-            names = list(models)
-            model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1)
-            keypoints = gr.Slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most")
-            threshold = gr.Textbox("", label="Least score of a keypoint", placeholder="the model's own")
-        with gr.Row():
-            geometry = gr.Radio(list(GEOMETRIES), value=GEOMETRIES[0], label="Geometry")
-            inlier = gr.Slider(0.25, 10, 1, step=0.25, label="Inlier threshold (pixels)", elem_id="inlier-threshold")
-        button = gr.Button("Match", variant="primary", elem_id="match")
-        figures = gr.Markdown(elem_id="figures")
-        with gr.Tabs(selected="inliers"):
-            shown = []
-            for name in ("Keypoints", "All matches", "Inliers"):
-                with gr.Tab(name, id=name.lower()):
-                    shown.append(_picture(name))
-        downloads = gr.Files(label="Downloads", interactive=False, elem_id="downloads")
+    answer = _Answer(pipeline, models, folder)
+    sweep = (SWEEP_SECONDS, KEEP_SECONDS)
+    with gr.Blocks(title="RIPE", analytics_enabled=False, delete_cache=sweep, fill_width=True) as page:
         state = gr.State(None, time_to_live=KEEP_SECONDS)
+        gr.Markdown(INTRODUCTION, elem_id="introduction")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=340):
+                with gr.Row(elem_id="photos"):
+                    photos = [_photo_input("First photo", "photo0"), _photo_input("Second photo", "photo1")]
+                accepted = _licence(models, next(iter(models)))
+                button = gr.Button("Match", variant="primary", elem_id="match")
+                gallery = gr.Gallery(
+                    [(examples.thumbnail(pair), example.title) for example, pair in answer.examples],
+                    show_label=False,
+                    columns=4,
+                    height="auto",
+                    allow_preview=False,
+                    buttons=[],
+                    elem_id="examples",
+                )
+                about = gr.Markdown("Each example runs on a click.", elem_id="about", elem_classes="small")
+                choices = _choices(models)
+            with gr.Column(scale=3, min_width=340, elem_id="results") as results:
+                note = gr.HTML("", elem_id="note", js_on_load=ANNOUNCED)
+                banner = gr.HTML(IDLE, elem_id="verdict", js_on_load=ANNOUNCED)
+                side = gr.Radio(
+                    [RIPE, SIFT], value=RIPE, label="Pictures of", show_label=False, container=False, elem_id="side"
+                )
+                with gr.Tabs(selected="inliers"):
+                    shown = []
+                    for name in ("Keypoints", "Matches", "Inliers"):
+                        with gr.Tab(name, id=name.lower()):
+                            shown.append(_picture(name))
+                    with gr.Tab("Overlay", id="overlay"):
+                        overlay = _overlay()
+                gr.Markdown(HINT, elem_classes="small")
+                figures = gr.Markdown(elem_id="figures")
+                with gr.Accordion("Downloads", open=False, elem_id="files"):
+                    downloads = gr.Files(show_label=False, interactive=False, elem_id="downloads")
 
-        inputs: list[Any] = [*photos, model, keypoints, threshold, geometry, inlier]
-        bundled = [str(resources.files("ripe") / "assets" / name) for name in EXAMPLES]
-        example.click(lambda: bundled, outputs=photos, api_visibility="private")
-        answer = _Answer(pipeline, models, folder)
-        limits: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "trigger_mode": "always_last"}
-        asked = {"inputs": inputs, "outputs": [state, figures, *shown], **limits}
-        matched = button.click(answer.match, api_name="match", **asked)
-        changed = gr.on(
-            [model.input, keypoints.release, threshold.submit, geometry.input, inlier.release],
-            answer.match_again,
-            api_visibility="private",
-            **asked,
+        asked = [*photos, *choices.values()]
+        private: dict[str, Any] = {"api_visibility": "private"}
+        pictures = {"inputs": [state, side], "outputs": shown, **private}
+        laid = {"inputs": [state, side, overlay[0]], "outputs": overlay[1:], **private}
+        belongs = {"inputs": [state, *asked], "outputs": [results, note], "queue": False, "show_progress": "hidden"}
+        belongs |= private
+        network: dict[str, Any] = {
+            "inputs": [state, *asked, accepted],
+            "outputs": [state, banner, figures],
+            "concurrency_id": "network",
+            "concurrency_limit": 1,
+            "trigger_mode": "always_last",
+            "show_progress_on": banner,
+        }
+        chosen = gallery.select(answer.example, None, [*photos, about], **private)
+        choices["model"].input(lambda name: _licence(models, name), choices["model"], accepted, queue=False, **private)
+        choices["geometry"].input(
+            INLIER_THRESHOLDS.get, choices["geometry"], choices["inlier_threshold"], queue=False, **private
         )
-        for event in (matched, changed):
-            event.success(answer.files, state, downloads, api_visibility="private")
+        changed = [choice.change for name, choice in choices.items() if name != "threshold"]
+        typed = [choices["threshold"].submit, choices["threshold"].blur]
+        matched = [
+            button.click(answer.match, api_name="match", scroll_to_output=True, **network),
+            chosen.success(answer.match, scroll_to_output=True, **network, **private),
+            gr.on([*changed, *typed, accepted.change], answer.match_again, **network, **private),
+        ]
+        for event in matched:
+            event.then(answer.belongs, **belongs)
+            event.success(answer.draw, **pictures).success(answer.overlay, **laid)
+            event.success(answer.files, state, downloads, **private)
+        gr.on([each.change for each in asked], answer.belongs, trigger_mode="always_last", **belongs)
+        side.input(answer.draw, **pictures)
+        gr.on([side.input, overlay[0].input], answer.overlay, **laid)
     page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1)
     return page
 
@@ -96,10 +146,18 @@ def launch(page: gr.Blocks, *, host: str, port: int, share: bool) -> str:
         run_history=False,
         footer_links=[],
         theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
-        css=CSS,
-        head=f"<script>{(resources.files('ripe') / 'demo' / 'zoom.js').read_text()}</script>",
+        css=_beside("page.css"),
+        head=f"<script>{_beside('zoom.js')}</script>",
     )
     return public or address
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the page shows to a visitor: what was asked for, and the results by the names of their columns."""
+
+    asked: tuple[Any, ...]
+    results: dict[str, MatchedPhotos]
 
 
 class _Answer:
@@ -109,34 +167,134 @@ class _Answer:
         self._pipeline = pipeline
         self._models = models
         self._folder = folder
+        made = folder / "examples"
+        made.mkdir()
+        self.examples = [(example, examples.photos(example, made)) for example in examples.EXAMPLES]
 
-    def match(self, photo0: str | None, photo1: str | None, *choices: Any) -> list[Any]:
+    def example(self, event: gr.SelectData) -> list[str]:
+        """Both photos of an example that is clicked, and what is said about it."""
+        example, pair = self.examples[event.index]
+        return [*map(str, pair), f"**{example.title}.** {example.about} Photos: {example.credit}."]
+
+    def match(self, shown: _Shown | None, *inputs: Any) -> list[Any]:
+        """Match the photos, by SIFT, too: what is shown, the verdict and the figures."""
+        *asked, accepted = inputs
+        photo0, photo1, *values = asked
         if photo0 is None or photo1 is None:
             raise gr.Error("Give two photos.", print_exception=False)
-        model, keypoints, threshold, geometry, inlier = choices
         try:
-            settings = DemoSettings(self._models[model], int(keypoints), _number(threshold), geometry, float(inlier))
-            result = self._pipeline.run(photo0, photo1, settings)
+            settings = self._settings(values)
+            if _to_be_fetched(settings.model) and not accepted:
+                raise ValueError(f"{settings.model}: agree to the licence of its weights first.")
+            asked_for = {RIPE: settings, SIFT: settings.with_sift()}
+            results = {name: self._pipeline.run(photo0, photo1, each) for name, each in asked_for.items()}
         except (ValueError, OSError) as error:
             raise gr.Error(" ".join(str(error).splitlines()), print_exception=False) from error
         except Exception as error:
             logger.exception("a request failed")
             raise gr.Error("This failed; the server's log says why.", print_exception=False) from error
-        return [result, _table(result), *outputs.pictures(result)]
+        header = ["", f"{RIPE} ({values[0]})", SIFT]
+        table = markdown_table(header, outputs.figures(results))
+        return [_Shown(tuple(asked), results), outputs.banner(results[RIPE]), table]
 
-    def match_again(self, photo0: str | None, photo1: str | None, *choices: Any) -> list[Any]:
-        """The same after a setting has changed; nothing happens while a photo is missing."""
-        if photo0 is None or photo1 is None:
-            return [gr.skip()] * 5
-        return self.match(photo0, photo1, *choices)
+    def match_again(self, shown: _Shown | None, *inputs: Any) -> list[Any]:
+        """The same after a setting has changed; nothing happens before the first match, or where nothing is new."""
+        *asked, accepted = inputs
+        photo0, photo1, model, *_ = asked
+        missing = photo0 is None or photo1 is None or (_to_be_fetched(self._models[model]) and not accepted)
+        if shown is None or missing or shown.asked == tuple(asked):
+            return [gr.skip()] * 3
+        return self.match(shown, *inputs)
 
-    def files(self, result: MatchedPhotos | None) -> list[str] | None:
+    def belongs(self, shown: _Shown | None, *asked: Any) -> list[Any]:
+        """Dim the results where they are of other photos or settings."""
+        stale = shown is not None and shown.asked != asked
+        return [gr.Column(elem_classes=["stale"] if stale else []), STALE if stale else ""]
+
+    def draw(self, shown: _Shown | None, side: str) -> list[Any]:
+        """The pictures of one column."""
+        return [gr.skip()] * 3 if shown is None else list(outputs.pictures(shown.results[side]))
+
+    def overlay(self, shown: _Shown | None, side: str, mode: str) -> list[Any]:
+        """What is said about the overlay, the slider between both photos, and a picture; one of these is hidden."""
+        if shown is None:
+            return [gr.skip()] * 3
+        result = shown.results[side]
+        aligned = outputs.align(result)
+        if aligned is None:
+            return [NOT_ALIGNED, gr.ImageSlider(visible=False), gr.Image(visible=False)]
+        geometry, verdict = result.homography
+        said = ALIGNED.format(words=verdict, inliers=geometry.num_inliers, matches=len(geometry.inliers))
+        ground, warped, valid = aligned.ground, aligned.warped, aligned.valid
+        if mode == "slider":
+            return [said, gr.ImageSlider((ground, warped), visible=True), gr.Image(visible=False)]
+        if mode == "blink":
+            path = self._new_folder() / "blink.gif"
+            save_flicker((ground, warped), path)
+            return [said, gr.ImageSlider(visible=False), gr.Image(str(path), visible=True)]
+        return [said, gr.ImageSlider(visible=False), gr.Image(checker(ground, warped, valid), visible=True)]
+
+    def files(self, shown: _Shown | None) -> list[str] | None:
         """The files to download."""
-        if result is None:
+        if shown is None:
             return None
+        result = shown.results[RIPE]
+        return [str(path) for path in outputs.write_files(result, outputs.pictures(result)[2], self._new_folder())]
+
+    def _settings(self, values: list[Any]) -> DemoSettings:
+        chosen = dict(zip(CHOICES, values, strict=True))
+        model, keypoints, threshold = (chosen.pop(name) for name in ("model", "max_keypoints", "threshold"))
+        return DemoSettings(self._models[model], int(keypoints), _number(threshold), **chosen)
+
+    def _new_folder(self) -> Path:
         folder = self._folder / secrets.token_hex(16)
         folder.mkdir()
-        return [str(path) for path in outputs.write_files(result, outputs.pictures(result)[2], folder)]
+        return folder
+
+
+def _choices(models: Mapping[str, str]) -> dict[str, Any]:
+    """What a visitor can choose, by the names in `CHOICES`."""
+    names = list(models)
+    kind = GEOMETRIES[0]
+    with gr.Accordion("Settings", open=True, elem_id="settings"):
+        with gr.Row():
+            model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1, min_width=140)
+            method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Matching", min_width=140)
+        label = f"Inlier threshold (px of photos shrunk to {LONG_SIDE})"
+        keypoints = _slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most", name="keypoint-limit")
+        inlier = _slider(0.25, 10, INLIER_THRESHOLDS[kind], step=0.25, label=label, name="inlier-threshold")
+        with gr.Row():
+            geometry = gr.Dropdown(list(GEOMETRIES), value=kind, label="Geometry", min_width=140)
+            threshold = gr.Textbox("", label="Least score of a keypoint", placeholder="the model's own", min_width=140)
+    return dict(zip(CHOICES, (model, method, keypoints, threshold, geometry, inlier), strict=True))
+
+
+def _slider(least: float, most: float, value: Any, *, name: str, **options: Any) -> gr.Slider:
+    """A slider whose field may be typed into: what lies out of range, as a number half typed, is the nearest in it."""
+    slider = gr.Slider(least, most, value, elem_id=name, min_width=140, **options)
+    slider.preprocess = lambda payload: value if payload is None else min(max(payload, least), most)  # type: ignore[method-assign]
+    return slider
+
+
+def _licence(models: Mapping[str, str], name: str) -> gr.Checkbox:
+    """The agreement to the licence of weights that are not here yet; hidden unless such a model is chosen."""
+    entry = _to_be_fetched(models[name])
+    label = _agreement(name, entry) if entry else ""
+    return gr.Checkbox(False, visible=entry is not None, label=label, elem_id="licence")
+
+
+def _agreement(name: str, entry: Pretrained) -> str:
+    server = urlsplit(entry.url or "").hostname
+    return (
+        f"The weights of {name} are fetched from {server} once. Their licence is {entry.license}, unlike that of this "
+        "program: I agree to it."
+    )
+
+
+def _to_be_fetched(model: str) -> Pretrained | None:
+    """What is known of a model whose weights are not on this computer yet; None of others."""
+    entry = MODELS.get(model)
+    return None if entry is None or entry.path().is_file() else entry
 
 
 def _photo_input(label: str, name: str) -> gr.Image:
@@ -144,7 +302,9 @@ def _photo_input(label: str, name: str) -> gr.Image:
 
     A subclass would do it too, but Gradio writes a file beside the source of each subclass.
     """
-    photo = gr.Image(label=label, height=280, elem_id=name, sources=["upload", "webcam"], type="filepath")
+    photo = gr.Image(
+        label=label, height=PHOTO_HEIGHT, min_width=150, elem_id=name, sources=["upload", "webcam"], type="filepath"
+    )
     photo.preprocess = _path_of  # type: ignore[method-assign]
     return photo
 
@@ -156,17 +316,29 @@ def _path_of(payload: Any) -> Any:
 def _picture(name: str) -> gr.Image:
     return gr.Image(
         label=name,
+        show_label=False,
         format="jpeg",
         interactive=False,
         buttons=["download", "fullscreen"],
-        elem_id=name.lower().replace(" ", "-"),
+        elem_id=name.lower(),
         elem_classes="zoomable",
     )
 
 
-def _table(result: MatchedPhotos) -> str:
-    names, values = zip(*outputs.figures(result), strict=True)
-    return markdown_table(names, [values])
+def _overlay() -> tuple[gr.Radio, gr.Markdown, gr.ImageSlider, gr.Image]:
+    """How the photos are laid on each other, what is said about it, the slider between them, and a picture."""
+    mode = gr.Radio(list(OVERLAYS), value=OVERLAYS[0], show_label=False, container=False, elem_id="overlay-mode")
+    said = gr.Markdown(elem_id="overlay-said", elem_classes="small")
+    slider = gr.ImageSlider(
+        show_label=False, format="jpeg", interactive=False, elem_id="overlay-slider", elem_classes="scrollable"
+    )
+    picture = _picture("Overlay")
+    picture.visible = False
+    return mode, said, slider, picture
+
+
+def _beside(name: str) -> str:
+    return (resources.files("ripe") / "demo" / name).read_text(encoding="utf-8")
 
 
 def _number(text: str) -> float | None:

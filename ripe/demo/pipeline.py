@@ -4,8 +4,8 @@ import functools
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,19 +14,25 @@ from torch import Tensor
 
 from ripe import two_views
 from ripe.demo.intake import read_upload
+from ripe.evaluation.baselines import sift
+from ripe.extractors import to_original
 from ripe.features import Features, Matches, TwoViewGeometry
+from ripe.filters import MatchFilter, Method
 from ripe.geometry.verdict import Verdict
 from ripe.images import as_rgb, rescale_keypoints, shrink
-from ripe.matching import match
+from ripe.matching import filtered_match
 from ripe.model import RIPE
 from ripe.pretrained import load
-from ripe.two_views import LONG_SIDE
+from ripe.two_views import INLIER_THRESHOLDS, LONG_SIDE
 
 MAX_KEYPOINTS = 8192  # matching takes memory by its square
 KEPT_PAIRS = 4
+EXTRACTORS = 2  # of a pair: the model and SIFT
 KEPT_MODELS = 2
 Value = TypeVar("Value")
 GEOMETRIES = ("fundamental", "homography")
+SIFT = "sift"
+SIFT_RATIO = 0.8  # as Lowe recommends
 
 
 @dataclass(frozen=True)
@@ -34,18 +40,26 @@ class DemoSettings:
     """What a visitor chooses.
 
     Attributes:
-        model: a name that `ripe.load` knows, or the path of a weights file.
+        model: a name that `ripe.load` knows, the path of a weights file, or `SIFT`.
         max_keypoints: how many keypoints a photo keeps at most; 1 to `MAX_KEYPOINTS`.
         threshold: least score of a keypoint; the model's own if None.
+        method: how descriptors are matched; see `ripe.filters.MatchFilter`.
+        ratio: of the ratio test; see there.
         geometry: one of `GEOMETRIES`.
-        inlier_threshold: in pixels of the photos.
+        inlier_threshold: in pixels of the photos as the network sees them, `LONG_SIDE` at most.
     """
 
     model: str = "compact"
     max_keypoints: int = 2048
     threshold: float | None = None
+    method: Method = "mutual"
+    ratio: float | None = None
     geometry: str = "fundamental"
     inlier_threshold: float = 1.0
+
+    def with_sift(self) -> "DemoSettings":
+        """The same for SIFT, with its own ratio test."""
+        return replace(self, model=SIFT, threshold=None, method="mutual", ratio=SIFT_RATIO)
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class MatchedPhotos:
 
     Attributes:
         settings: what was asked for.
-        threshold: the least score that was in force.
+        threshold: the least score that was in force; None for SIFT, which has none.
         views: both photos.
         matches: of the two.
         geometry: fitted to the matches.
@@ -83,7 +97,7 @@ class MatchedPhotos:
     """
 
     settings: DemoSettings
-    threshold: float
+    threshold: float | None
     views: tuple[ShownPhoto, ShownPhoto]
     matches: Matches
     geometry: TwoViewGeometry
@@ -95,10 +109,22 @@ class MatchedPhotos:
         """Matched keypoints, K×2 each, in pixels of the photos."""
         return self.matches.points(self.views[0].features, self.views[1].features)
 
+    @property
+    def homography(self) -> tuple[TwoViewGeometry, Verdict]:
+        """The geometry and its verdict, or those of a homography in its place, within the usual threshold."""
+        if self.geometry.kind == "homography":
+            return self.geometry, self.verdict
+        sizes = [view.features.image_size for view in self.views]
+        return _fit("homography", self.points, _in_photo_pixels(INLIER_THRESHOLDS["homography"], sizes))
+
     def document(self) -> dict[str, Any]:
-        """What `ripe match --json` writes, with the photos' names."""
+        """What `ripe match --json` writes, its inlier threshold in pixels of the photos, with the photos' names."""
         settings = {**asdict(self.settings), "model": Path(self.settings.model).name, "precision": "float32"}
-        settings |= {"threshold": self.threshold, "largest_side": LONG_SIDE}
+        settings |= {
+            "threshold": self.threshold,
+            "largest_side": LONG_SIDE,
+            "inlier_threshold": self.geometry.max_error,
+        }
         features = [view.features for view in self.views]
         found = two_views.document(settings, features, self.matches, self.geometry, self.verdict, self.milliseconds)
         return {"name0": self.views[0].name, "name1": self.views[1].name, **found}
@@ -127,7 +153,8 @@ class Pipeline:
     """Matches pairs of photos, one request after the other, whichever thread asks.
 
     Kept are the models, a photo's features by (content, model, keypoints, threshold), the matches by the features of
-    both, and the geometries by the matches and the settings of the fit: moving the inlier threshold only fits again.
+    both and the method, and the geometries by the matches and the settings of the fit: moving the inlier threshold only
+    fits again.
 
     Args:
         device: where the models run; a GPU if there is one, otherwise the CPU, if None.
@@ -138,9 +165,9 @@ class Pipeline:
         self._lock = threading.Lock()
         self._models: Kept[RIPE] = Kept("load", KEPT_MODELS)
         self._shown: Kept[Tensor] = Kept("read", 2 * KEPT_PAIRS)
-        self._features: Kept[Features] = Kept("extract", 2 * KEPT_PAIRS)
-        self._matches: Kept[Matches] = Kept("match", KEPT_PAIRS)
-        self._geometries: Kept[tuple[TwoViewGeometry, Verdict]] = Kept("geometry", 8 * KEPT_PAIRS)
+        self._features: Kept[Features] = Kept("extract", 2 * EXTRACTORS * KEPT_PAIRS)
+        self._matches: Kept[Matches] = Kept("match", EXTRACTORS * KEPT_PAIRS)
+        self._geometries: Kept[tuple[TwoViewGeometry, Verdict]] = Kept("geometry", 8 * EXTRACTORS * KEPT_PAIRS)
 
     def run(self, path0: str | Path, path1: str | Path, settings: DemoSettings) -> MatchedPhotos:
         """Match two photo files.
@@ -149,36 +176,34 @@ class Pipeline:
             ValueError, OSError: a setting or a photo is not usable, or the model's weights cannot be had.
         """
         _check(settings)
+        how = MatchFilter(settings.method, settings.ratio)
         watch = two_views.Stopwatch()
         with self._lock:
-            model = self._models.get(settings.model, watch, lambda: load(settings.model, device=self._device))
-            asked = (settings.model, settings.max_keypoints, settings.threshold)
-            (key0, view0), (key1, view1) = (self._view(Path(path), model, asked, watch) for path in (path0, path1))
-            matches = self._matches.get((key0, key1), watch, lambda: match(view0.features, view1.features))
-            fitting = (settings.geometry, settings.inlier_threshold)
-            points = matches.points(view0.features, view1.features)
-            geometry, verdict = self._geometries.get((key0, key1, fitting), watch, lambda: _fit(fitting, points))
-        threshold = model.detection.threshold if settings.threshold is None else settings.threshold
+            model = None
+            if settings.model != SIFT:
+                model = self._models.get(settings.model, watch, lambda: load(settings.model, device=self._device))
+            (key0, view0), (key1, view1) = (self._view(Path(path), model, settings, watch) for path in (path0, path1))
+            features = view0.features, view1.features
+            matches = self._matches.get((key0, key1, how), watch, lambda: filtered_match(*features, how))
+            max_error = _in_photo_pixels(settings.inlier_threshold, [found.image_size for found in features])
+            points = matches.points(*features)
+            geometry, verdict = self._geometries.get(
+                (key0, key1, how, settings.geometry, max_error),
+                watch,
+                lambda: _fit(settings.geometry, points, max_error),
+            )
+        threshold = model.detection.threshold if model and settings.threshold is None else settings.threshold
         return MatchedPhotos(settings, threshold, (view0, view1), matches, geometry, verdict, watch.milliseconds)
 
     def _view(
-        self, path: Path, model: RIPE, asked: tuple[str, int, float | None], watch: two_views.Stopwatch
+        self, path: Path, model: RIPE | None, settings: DemoSettings, watch: two_views.Stopwatch
     ) -> tuple[Hashable, ShownPhoto]:
         """A photo's view, and the key of its features."""
         photo = functools.cache(lambda: as_rgb(read_upload(path)))  # decoded once, and only where something is missing
         content = _digest(path)
         shown = self._shown.get(content, watch, lambda: _shown(photo()))
-        key = (content, *asked)
-        _, max_keypoints, threshold = asked
-
-        def extract() -> Features:
-            image = photo()
-            found = model.extract(
-                image, max_keypoints=max_keypoints, threshold=threshold, resize=LONG_SIDE, enlarge=False
-            )
-            return found[0].to("cpu")
-
-        features = self._features.get(key, watch, extract)
+        key = (content, settings.model, settings.max_keypoints, settings.threshold)
+        features = self._features.get(key, watch, lambda: _extract(model, photo(), settings))
         return key, ShownPhoto(path.name, shown, features)
 
 
@@ -200,8 +225,23 @@ def _shown(photo: Tensor) -> Tensor:
     return (shrink(photo, LONG_SIDE).clamp(0, 1) * 255).round().byte()
 
 
-def _fit(fitting: tuple[str, float], points: tuple[Tensor, Tensor]) -> tuple[TwoViewGeometry, Verdict]:
-    geometry, verdict = two_views.fit(fitting[0], points, fitting[1])
+def _extract(model: RIPE | None, photo: Tensor, settings: DemoSettings) -> Features:
+    """Features of a photo that is shrunk for it, by SIFT if there is no model."""
+    limit = settings.max_keypoints
+    if model is None:
+        return to_original(sift(limit)(shrink(photo, LONG_SIDE).clamp(0, 1)), photo)
+    found = model.extract(photo, max_keypoints=limit, threshold=settings.threshold, resize=LONG_SIDE, enlarge=False)
+    return found[0].to("cpu")
+
+
+def _in_photo_pixels(inlier_threshold: float | None, sizes: Sequence[tuple[int, int]]) -> float:
+    """A threshold in pixels that the network sees, in those of the photos, by the rule of `ripe match`."""
+    assert inlier_threshold is not None
+    return inlier_threshold * two_views.shrinking(sizes, LONG_SIDE)
+
+
+def _fit(kind: str, points: tuple[Tensor, Tensor], max_error: float) -> tuple[TwoViewGeometry, Verdict]:
+    geometry, verdict = two_views.fit(kind, points, max_error)
     assert geometry is not None  # as `_check` lets only geometries pass
     assert verdict is not None
     return geometry, verdict
