@@ -36,7 +36,6 @@ def take(address: str) -> None:
         page.locator("#examples button").first.click()
         page.wait_for_selector("#verdict .matched")
         page.wait_for_selector("#inliers img")
-        page.locator("#downloads a").first.wait_for(state="attached")
         save(page.screenshot(), "demo.jpg")
         for view, name in (("Matches", "all-matches.jpg"), ("Inliers", "inliers.jpg")):
             page.get_by_role("tab", name=view, exact=True).click()
