@@ -62,5 +62,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) -e ".[colmap,demo,eval,train]" --group dev --group docs
+	$(INSTALL) -e ".[colmap,demo,eval,export,onnx,train]" --group dev --group docs
 	touch $@

@@ -58,12 +58,28 @@ __all__ = [*_HOMES, "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("ripe-keypoints")
+        return _version()
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            home = import_module(_HOMES[name])
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError(
+                f"ripe.{name} needs PyTorch, which is not installed; `ripe.runtime` does without", name="torch"
+            ) from error
+        return getattr(home, name)
     raise AttributeError(f"module 'ripe' has no attribute {name!r}")
+
+
+def _version() -> str:
+    """Of the distribution that brought the package: the whole one, or the one without PyTorch."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ripe-keypoints")
+    except PackageNotFoundError:
+        return version("ripe-keypoints-onnx")
 
 
 def __dir__() -> list[str]:

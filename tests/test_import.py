@@ -24,9 +24,9 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files resizing filters features checks feature_arrays settings tables images folders recipe
+    files resizing filters photos runtime features checks feature_arrays settings tables images folders recipe
     geometry detection matching download drawing storage pair_lists two_views
-    networks inference model pretrained alignment stitching extract_many extractors match_many integrations utils
+    networks inference model pretrained export alignment stitching extract_many extractors match_many integrations utils
     data objective
     reconstruction evaluation training
     demo cli train

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from ripe.features import Features, Matches, TwoViewGeometry
     from ripe.geometry.verdict import Verdict
+    from ripe.model import RIPE
+    from ripe.runtime import Extractor
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
@@ -55,6 +57,7 @@ def add_parser(commands: Any) -> None:
     many.add_argument("--features", type=Path, metavar="H5", help="feature file that holds these images")
     options.add_overwrite_option(many, "match")
     options.add_model_options(parser)
+    options.add_backend_option(parser)
     options.add_extraction_options(parser)
     options.add_matching_options(parser.add_argument_group("matching"))
     group = parser.add_argument_group("geometry")
@@ -205,6 +208,7 @@ def _match_two(arguments: argparse.Namespace) -> int:
     from ripe import drawing, files
     from ripe.images import as_rgb
     from ripe.matching import filtered_match
+    from ripe.runtime import Extractor
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
@@ -221,11 +225,9 @@ def _match_two(arguments: argparse.Namespace) -> int:
     sizes = [(image.shape[2], image.shape[1]) for image in images]
     threshold, cameras = _inlier_threshold(arguments, arguments.resize, sizes), _cameras(arguments, sizes)
     with watch.stage("load"):
-        model = options.load_model(arguments)
+        model = options.load_runtime(arguments) if arguments.backend == "onnx" else options.load_model(arguments)
     with watch.stage("extract"):
-        features = [
-            model.extract(image, **limits, masks=[mask])[0].to("cpu") for image, mask in zip(images, masks, strict=True)
-        ]
+        features = [_extract(model, image, mask, limits) for image, mask in zip(images, masks, strict=True)]
     with watch.stage("match"):
         matches = filtered_match(features[0], features[1], how)
     points = matches.points(*features)
@@ -235,12 +237,27 @@ def _match_two(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         _draw(arguments, images, features, points, geometry, verdict)
     if arguments.json is not None:
-        settings = _settings(arguments, model.detection.threshold, threshold)
+        own = model.threshold if isinstance(model, Extractor) else model.detection.threshold
+        settings = _settings(arguments, own, threshold)
         if cameras is not None:
             settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
         files.write_json(arguments.json, document(settings, features, matches, geometry, verdict, watch.milliseconds))
         print(f"json       {arguments.json}")
     return options.UNRELATED if verdict is not None and verdict.name == "chance" else 0
+
+
+def _extract(model: RIPE | Extractor, image: Tensor, mask: Tensor | None, limits: dict[str, Any]) -> Features:
+    """The features of a 3×H×W image, on the CPU, by either back end."""
+    from ripe.features import Features
+    from ripe.images import as_tensor
+    from ripe.runtime import Extractor
+
+    if not isinstance(model, Extractor):
+        return model.extract(image, **limits, masks=[mask])[0].to("cpu")
+    masks = [None if mask is None else mask.numpy()]
+    [found] = model.extract(image.permute(1, 2, 0).numpy(), **limits, masks=masks)
+    parts = map(as_tensor, (found.keypoints, found.scores, found.descriptors))
+    return Features(*parts, found.image_size)
 
 
 def _draw(
@@ -329,6 +346,7 @@ def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_thresh
     return {
         "model": arguments.model,
         "precision": arguments.precision,
+        "backend": arguments.backend,
         "max_keypoints": arguments.max_keypoints,
         "threshold": own_threshold if arguments.threshold is None else arguments.threshold,
         "resize": arguments.resize,

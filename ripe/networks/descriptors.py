@@ -46,7 +46,8 @@ def linear(column: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     PyTorch gives such a convolution to oneDNN, but the linear layer to MKL, which is half as fast on AMD processors.
     """
-    if not column.is_cpu or column.shape[1] == 0 or torch.is_autocast_enabled("cpu"):
+    # An exported graph does not know the number of keypoints, and what runs it has matrix products of its own.
+    if torch.compiler.is_compiling() or not column.is_cpu or column.shape[1] == 0 or torch.is_autocast_enabled("cpu"):
         return F.linear(column, weight, bias)
     return F.conv1d(column.mT, weight[..., None], bias).mT
 
