@@ -12,11 +12,14 @@ import ripe
 
 OPTIONAL = (
     "gradio",
+    "huggingface_hub",
     "hydra",
     "kornia",
     "lightning_fabric",
     "matplotlib",
     "omegaconf",
+    "onnxruntime",
+    "onnxscript",
     "pycolmap",
     "skimage",
     "torchvision",
@@ -53,6 +56,7 @@ NEEDING_MORE = {
     "ripe.demo.page": "gradio",
     "ripe.integrations.gluefactory": "gluefactory",
     "ripe.integrations.hloc": "hloc",
+    "ripe.integrations.huggingface": "huggingface_hub",
 }
 
 

@@ -22,9 +22,11 @@ def sample_map(
     Without `align_corners`, positions outside the map take the value of the nearest border pixel. With it, only the
     bicubic mode ever looks outside, and sees zeros, as the published network does.
     """
-    height, width = image_size
-    size = keypoints.new_tensor([width, height])
-    grid = 2 * keypoints / (size - 1) - 1 if align_corners else (2 * keypoints + 1) / size - 1
+    # Axis by axis: a tensor of both lengths would be a constant in an exported graph.
+    axes = zip(keypoints.unbind(dim=-1), reversed(image_size), strict=True)
+    grid = torch.stack(
+        [2 * at / (length - 1) - 1 if align_corners else (2 * at + 1) / length - 1 for at, length in axes], dim=-1
+    )
     padding = "zeros" if align_corners else "border"
     samples = F.grid_sample(
         features.float(), grid[:, :, None].float(), mode=mode, align_corners=align_corners, padding_mode=padding
