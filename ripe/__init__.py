@@ -63,11 +63,10 @@ def __getattr__(name: str) -> Any:
         try:
             home = import_module(_HOMES[name])
         except ModuleNotFoundError as error:
-            if error.name != "torch":
+            if error.name is None or error.name.startswith("ripe"):
                 raise
-            raise ImportError(
-                f"ripe.{name} needs PyTorch, which is not installed; `ripe.runtime` does without", name="torch"
-            ) from error
+            message = f"ripe.{name} needs {error.name}, which is not installed; `ripe.runtime` does without PyTorch"
+            raise ImportError(message, name=error.name) from error
         return getattr(home, name)
     raise AttributeError(f"module 'ripe' has no attribute {name!r}")
 

@@ -58,8 +58,9 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     """What an error is to the user, and the exit status."""
     if isinstance(error, OSError | ValueError):
         return f"error: {error}", 1
-    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-        return "error: this needs PyTorch, which is not installed; ripe extract --backend onnx does without", 1
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ripe"):
+        advice = "pip install ripe-keypoints brings all; ripe extract --backend onnx does without PyTorch"
+        return f"error: this needs {error.name}, which is not installed ({advice})", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, and PyTorch's
         return f"error: out of memory: {error}", 1
     asked = "the lines above" if debug else "what the same line prints with --debug"
