@@ -415,7 +415,7 @@ def _resized(original: np.ndarray, long_side: int | None, enlarge: bool, image: 
             f"{name}: resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`"
         )
     planes = (Image.fromarray(np.ascontiguousarray(values[:, :, channel])) for channel in range(3))
-    return np.stack([plane.resize(size[::-1], Image.Resampling.BILINEAR) for plane in planes], axis=-1)
+    return np.stack([np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
 
 
 def _inside(mask: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
