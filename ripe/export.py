@@ -63,7 +63,7 @@ def export(model: RIPE, path: str | Path, *, license: str = "not stated") -> Non
     check_writable(path)
     _check_installed()
     graph = _Graph(model).eval()
-    # Sizes that are compiled to constants are those that the traced code asks for; two images, as one is special.
+    # Two images, as a batch of one would be taken for a constant.
     image = torch.zeros(2, 3, 4 * MIN_SIDE, 5 * MIN_SIDE)
     inputs = image, torch.tensor(model.detection.threshold), torch.tensor(MAX_KEYPOINTS)
     any_size = torch.export.Dim.DYNAMIC
@@ -137,7 +137,6 @@ def _name_sizes(program: "ONNXProgram") -> None:
     [image, *_], outputs = program.model.graph.inputs, program.model.graph.outputs
     renamed = {str(image.shape[dim]): name for dim, name in names.items()}
     renamed[str(outputs[0].shape[1])] = "most"
-    program.model.graph.sort()
     for value in (image, *outputs):
         for dim, size in enumerate(value.shape):
             if str(size) in renamed:

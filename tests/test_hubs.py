@@ -93,6 +93,5 @@ def test_a_repository_is_fetched_from_a_server(server: str, model: ripe.RIPE, tm
 
 
 def test_torch_hub_finds_the_models() -> None:
-    assert {"compact", "vgg_hyper"} <= set(torch.hub.list(str(ROOT), source="local"))
     model = torch.hub.load(str(ROOT), "compact", source="local", device="cpu")
     assert weights_hash(model) == weights_hash(ripe.load(device="cpu"))
