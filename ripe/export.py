@@ -133,14 +133,15 @@ def _set_defaults(program: "ONNXProgram", values: dict[str, Tensor]) -> None:
 
 def _name_sizes(program: "ONNXProgram") -> None:
     """Names in place of the tracer's for the sizes that a reader of the file sees."""
-    names = {0: "batch", 2: "height", 3: "width"}
-    [image, *_], outputs = program.model.graph.inputs, program.model.graph.outputs
-    renamed = {str(image.shape[dim]): name for dim, name in names.items()}
-    renamed[str(outputs[0].shape[1])] = "most"
-    for value in (image, *outputs):
-        for dim, size in enumerate(value.shape):
-            if str(size) in renamed:
-                value.shape[dim] = renamed[str(size)]
+    shapes = [value.shape for value in (program.model.graph.inputs[0], *program.model.graph.outputs)]
+    image, keypoints, *_ = shapes
+    assert image is not None
+    assert keypoints is not None
+    names = {str(image[0]): "batch", str(image[2]): "height", str(image[3]): "width", str(keypoints[1]): "most"}
+    for shape in shapes:
+        assert shape is not None
+        for dim, size in enumerate(shape):
+            shape[dim] = names.get(str(size), size)
 
 
 def _check_installed() -> None:

@@ -256,8 +256,8 @@ def _extract(model: RIPE | Extractor, image: Tensor, mask: Tensor | None, limits
         return model.extract(image, **limits, masks=[mask])[0].to("cpu")
     masks = [None if mask is None else mask.numpy()]
     [found] = model.extract(image.permute(1, 2, 0).numpy(), **limits, masks=masks)
-    parts = map(as_tensor, (found.keypoints, found.scores, found.descriptors))
-    return Features(*parts, found.image_size)
+    keypoints, scores, descriptors = map(as_tensor, (found.keypoints, found.scores, found.descriptors))
+    return Features(keypoints, scores, descriptors, found.image_size)
 
 
 def _draw(

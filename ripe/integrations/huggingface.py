@@ -98,6 +98,14 @@ class HubModel(ModelHubMixin):
         if Path(model_id).is_dir():
             path = Path(model_id) / WEIGHTS
         else:
-            options = {"cache_dir": cache_dir, "force_download": force_download, "local_files_only": local_files_only}
-            path = Path(hf_hub_download(model_id, WEIGHTS, revision=revision, token=token, **options))
+            fetched = hf_hub_download(
+                model_id,
+                WEIGHTS,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+            path = Path(str(fetched))
         return cls(load(path, device="cpu"), **model_kwargs)
