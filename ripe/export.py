@@ -18,6 +18,7 @@ Its metadata say what `ripe.export.metadata` gives.
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -153,11 +154,13 @@ def _check_installed() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what the exporter warns of: operators of packages that are not installed."""
+    """Keep back what the exporter warns of: PyTorch's own old names, operators of packages that are not installed."""
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registry.level
     registry.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         registry.setLevel(level)

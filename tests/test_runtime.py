@@ -60,6 +60,18 @@ def test_the_file_is_of_the_weights_that_are_shipped(extractor: runtime.Extracto
     assert "(0, 0)" in extractor.metadata["coordinates"]
 
 
+def test_the_recorded_features_are_of_the_weights_that_are_shipped(
+    extractor: runtime.Extractor, compact: ripe.RIPE, photos: list[Path]
+) -> None:
+    """Otherwise: python benchmarks/backends.py --record."""
+    with np.load(Path(__file__).parents[1] / "benchmarks" / "backends.npz") as recorded:
+        assert str(recorded["weights"]) == weights_hash(compact)
+        keypoints = recorded["motorcycle left keypoints"]
+    [found] = extractor.extract(photos[0])
+    distance = np.linalg.norm(keypoints[:, None] - found.keypoints, axis=-1).min(axis=1)
+    assert (distance < 0.05).mean() >= 0.99
+
+
 def test_photos_give_what_pytorch_gives(extractor: runtime.Extractor, compact: ripe.RIPE, photos: list[Path]) -> None:
     found, expected = extractor.extract(photos), compact.extract(photos)
     for side in range(2):
