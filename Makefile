@@ -33,6 +33,7 @@ docs: .venv/installed-dev
 package: .venv/installed-dev
 	rm -rf dist
 	$(BIN)/python -m build --quiet
+	$(BIN)/python package_tests/without_pytorch.py dist
 	$(BIN)/python package_tests/install.py dist
 
 ifdef CHROMIUM
@@ -62,5 +63,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) -e ".[colmap,demo,eval,train]" --group dev --group docs
+	$(INSTALL) -e ".[colmap,demo,eval,export,hub,onnx,train]" --group dev --group docs
 	touch $@

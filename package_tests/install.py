@@ -1,4 +1,4 @@
-"""Install the wheel and the sdist of a folder, each in an environment of its own, and try them there.
+"""Install the wheels and the sdist of a folder, each in an environment of its own, and try them there.
 
     python package_tests/install.py dist
 
@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 def main(dist: Path) -> None:
     """Try each archive; the first failure ends it."""
-    [wheel], [sdist] = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    [wheel], [sdist] = dist.glob("ripe_keypoints-*.whl"), dist.glob("*.tar.gz")
+    [light] = dist.glob("ripe_keypoints_onnx-*.whl")
     with tempfile.TemporaryDirectory() as folder:
         python = _environment(Path(folder) / "environment")
         for archive, options in ((wheel, []), (sdist, ["--no-deps", "--force-reinstall"])):
@@ -23,6 +24,10 @@ def main(dist: Path) -> None:
             _run(python, "-m", "pip", "install", "--quiet", *constraints, *options, archive.resolve(), cwd=folder)
             _run(python, ROOT / "package_tests" / "smoke.py", ROOT / "ripe", cwd=folder)
             print(f"{archive.name}: installed and works")
+        python = _environment(Path(folder) / "light")
+        _run(python, "-m", "pip", "install", "--quiet", light.resolve(), cwd=folder)
+        _run(python, ROOT / "package_tests" / "smoke_onnx.py", cwd=folder)
+        print(f"{light.name}: installed and works without PyTorch")
 
 
 def _environment(folder: Path) -> Path:

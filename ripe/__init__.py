@@ -66,12 +66,27 @@ __all__ = [*_HOMES, "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("ripe-keypoints")
+        return _version()
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            home = import_module(_HOMES[name])
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("ripe"):
+                raise
+            message = f"ripe.{name} needs {error.name}, which is not installed; `ripe.runtime` does without PyTorch"
+            raise ImportError(message, name=error.name) from error
+        return getattr(home, name)
     raise AttributeError(f"module 'ripe' has no attribute {name!r}")
+
+
+def _version() -> str:
+    """Of the distribution that brought the package: the whole one, or the one without PyTorch."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ripe-keypoints")
+    except PackageNotFoundError:
+        return version("ripe-keypoints-onnx")
 
 
 def __dir__() -> list[str]:

@@ -26,13 +26,13 @@ class DetectionSettings:
 
 
 def local_maximum(logits: Tensor, radius: int) -> Tensor:
-    """Maximum of the (2·radius + 1)² window around each pixel of an H×W map.
+    """Maximum of the (2·radius + 1)² window around each pixel of an H×W map, or of each of B×H×W maps.
 
     Two passes of doubling steps: several times faster than `max_pool2d` on a CPU, same result.
     """
     window = 2 * radius + 1
-    for dim in (0, 1):
-        padding = (0, 0, radius, radius) if dim == 0 else (radius, radius)
+    for dim in (-2, -1):
+        padding = (0, 0, radius, radius) if dim == -2 else (radius, radius)
         logits = F.pad(logits, padding, value=-torch.inf)
         length = logits.shape[dim]
         covered = 1
@@ -59,14 +59,10 @@ def detect(
         N×2 float32 (x, y) in pixels of the map, and N float32 scores. Equal scores keep the order of the pixels.
     """
     logits = logits.float()
-    candidates = (logits > settings.threshold) & (logits == local_maximum(logits, settings.nms_radius))
-    if settings.border > 0:
-        inside = torch.zeros_like(candidates)
-        inside[settings.border : -settings.border, settings.border : -settings.border] = True
-        candidates &= inside
+    found = _candidates(logits, settings, settings.threshold)
     if mask is not None:
-        candidates &= mask
-    rows, columns = candidates.nonzero(as_tuple=True)
+        found &= mask
+    rows, columns = found.nonzero(as_tuple=True)
     scores = logits[rows, columns]
     order = scores.argsort(descending=True, stable=True)[:max_keypoints]
     rows, columns, scores = rows[order], columns[order], scores[order]
@@ -76,8 +72,52 @@ def detect(
     return keypoints, scores
 
 
+def detect_padded(
+    logits: Tensor, settings: DetectionSettings, threshold: Tensor, max_keypoints: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`detect` for a batch without a loop over its images, for export: every shape follows from tensors.
+
+    Args:
+        logits: B×H×W score maps.
+        settings: which pixels count, but for the threshold.
+        threshold: least score of a keypoint, a single float32.
+        max_keypoints: how many an image keeps at most, a single int64 of 1 or more.
+
+    Returns:
+        B×M×2 float32 keypoints, B×M float32 scores and B int64 counts; M is the largest count. Beyond an image's count,
+        scores are −inf and keypoints mean nothing. What `detect` gives for each image comes before.
+    """
+    logits = logits.float()
+    height, width = logits.shape[-2:]
+    found = _candidates(logits, settings, threshold)
+    counts = torch.minimum(found.flatten(1).sum(dim=1), max_keypoints)
+    most = counts.max().item()
+    torch._check(most >= 0)
+    torch._check(most <= height * width)
+    scores, pixels = torch.where(found, logits, -torch.inf).flatten(1).topk(most)  # type: ignore[arg-type]
+    rows = pixels // width
+    columns = pixels - rows * width
+    keypoints = torch.stack([columns, rows], dim=-1).float()
+    if settings.subpixel:
+        keypoints = keypoints + fit_peaks(logits, rows, columns).offsets
+    return keypoints, scores, counts
+
+
+def _candidates(logits: Tensor, settings: DetectionSettings, threshold: float | Tensor) -> Tensor:
+    """Where H×W or B×H×W maps have a keypoint if none is dropped for its rank, bool."""
+    found = (logits > threshold) & (logits == local_maximum(logits, settings.nms_radius))
+    if settings.border > 0:
+        rows, columns = (
+            (torch.arange(length, device=logits.device) >= settings.border)
+            & (torch.arange(length, device=logits.device) < length - settings.border)
+            for length in logits.shape[-2:]
+        )
+        found = found & rows[:, None] & columns
+    return found
+
+
 class Peaks(NamedTuple):
-    """The quadratics through the 3×3 scores around N maxima.
+    """The quadratics through the 3×3 scores around N maxima, or B×M of them.
 
     Attributes:
         offsets: N×2, where they peak relative to the pixel, within ±0.5; 0 on the border and where there is no peak.
@@ -91,11 +131,12 @@ class Peaks(NamedTuple):
 
 
 def fit_peaks(logits: Tensor, rows: Tensor, columns: Tensor) -> Peaks:
-    """Fit a quadratic to the H×W map `logits` around each of N maxima."""
-    height, width = logits.shape
+    """Fit a quadratic to the H×W map `logits` around each of N maxima, or to B×H×W maps around B×M maxima."""
+    height, width = logits.shape[-2:]
     interior = (rows > 0) & (rows < height - 1) & (columns > 0) & (columns < width - 1)
     y, x = rows.clamp(1, height - 2), columns.clamp(1, width - 2)
-    around = {(dy, dx): logits[y + dy, x + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+    image = () if logits.ndim == 2 else (torch.arange(logits.shape[0], device=logits.device)[:, None],)
+    around = {(dy, dx): logits[(*image, y + dy, x + dx)] for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
     gx = (around[0, 1] - around[0, -1]) / 2
     gy = (around[1, 0] - around[-1, 0]) / 2
     gxx = around[0, 1] - 2 * around[0, 0] + around[0, -1]
@@ -104,10 +145,10 @@ def fit_peaks(logits: Tensor, rows: Tensor, columns: Tensor) -> Peaks:
     determinant = gxx * gyy - gxy * gxy
     peaked = interior & (determinant > 1e-12) & (gxx < 0)
     divisor = torch.where(peaked, determinant, 1)
-    offsets = torch.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], dim=-1) / divisor[:, None]
+    offsets = torch.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], dim=-1) / divisor[..., None]
     sharpness = _least_curvature(gxx.detach(), gyy.detach(), gxy.detach())
     inside = peaked & (offsets.detach().abs() < 0.5).all(dim=-1)
-    return Peaks(torch.where(peaked[:, None], offsets.clamp(-0.5, 0.5), 0), torch.where(inside, sharpness, 0))
+    return Peaks(torch.where(peaked[..., None], offsets.clamp(-0.5, 0.5), 0), torch.where(inside, sharpness, 0))
 
 
 def _least_curvature(gxx: Tensor, gyy: Tensor, gxy: Tensor) -> Tensor:

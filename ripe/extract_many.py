@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ripe.images import MAX_MEGAPIXELS
-from ripe.inference import Failed
+from ripe.photos import MAX_MEGAPIXELS
 from ripe.resizing import ONE_SCALE
 
 if TYPE_CHECKING:
+    from ripe import runtime
     from ripe.features import Features
+    from ripe.inference import Failed
     from ripe.model import RIPE
     from ripe.storage import FeatureFile
 
@@ -34,7 +35,7 @@ class Extraction:
         notes: attributes that are stored with the features.
     """
 
-    features: Features
+    features: Features | runtime.Features
     seen_side: int
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -45,13 +46,13 @@ class Extraction:
 
 
 Masks = Sequence[Path | None]
-Extract = Callable[[Sequence[Path], Masks, Failed], Iterable[tuple[int, Extraction]]]
+Extract = Callable[[Sequence[Path], Masks, "Failed"], Iterable[tuple[int, Extraction]]]
 """Extracts photos one after the other, each with its mask (see `ripe.inference.as_mask`) or None: index and extraction
 of each, or its index and what is wrong to the third argument. No keypoint lies where a mask is zero."""
 
 
 def model_extract(
-    model: RIPE,
+    model: RIPE | runtime.Extractor,
     *,
     max_keypoints: int,
     threshold: float | None,
@@ -59,16 +60,17 @@ def model_extract(
     scales: Sequence[float] = ONE_SCALE,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Extract:
-    """`RIPE.extract_stream` for `extract_many`; longer sides than `max_side` pixels are shrunk, none is enlarged."""
+    """`extract_stream` of a model for `extract_many`; longer sides than `max_side` px are shrunk, none is enlarged."""
+    several: dict[str, Any] = {} if tuple(scales) == ONE_SCALE else {"scales": scales}
 
     def extract(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterable[tuple[int, Extraction]]:
         stream = model.extract_stream(
             paths,
+            **several,
             max_keypoints=max_keypoints,
             threshold=threshold,
             resize=max_side,
             enlarge=False,
-            scales=scales,
             masks=masks,
             max_megapixels=max_megapixels,
             failed=failed,

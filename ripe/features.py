@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ripe.filters import NO_MATCH
+
 GeometryKind = Literal["fundamental", "homography", "essential"]
-NO_MATCH = -1
 
 
 @dataclass(eq=False, repr=False)

@@ -13,6 +13,8 @@ NAMES: dict[Method, str] = {
 }
 FGINN_RATIO = 0.85
 """What kornia's `GeometryAwareDescriptorMatcher` takes."""
+NO_MATCH = -1
+"""In place of the partner of a keypoint that has none."""
 MATCHER = "compact"
 MIN_SCORE = 0.1
 """LightGlue's own."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from ripe.images import EXTENSIONS
+from ripe.photos import EXTENSIONS
 
 FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 """What archives of macOS and Synology's stations put beside photos: resource forks and thumbnails under their names."""

@@ -8,6 +8,8 @@ Each group's attributes say what it was made of, so that what has changed since 
 `ripe.extract_many`), and the names and features of a pair's images. hloc, which reads the data sets only, ignores them.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
@@ -19,15 +21,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
 
-from ripe.features import NO_MATCH, Features, Matches
 from ripe.files import lock, locked, replacing, unlock
+from ripe.filters import NO_MATCH
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ripe import runtime
+    from ripe.features import Features, Matches
 
 ABSENT = "none"
 OPTIONS = {
@@ -201,7 +207,7 @@ class FeatureFile(GroupFile):
 
     def add(
         self,
-        features: Mapping[str, Features],
+        features: Mapping[str, Features | runtime.Features],
         uncertainties: Mapping[str, float],
         notes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -255,6 +261,7 @@ class MatchFile(GroupFile):
             identities: by image name, which features were matched (see `FeatureReader.identity`).
             notes: attributes that are stored with the matches of a pair.
         """
+
         writers = {}
         for (name0, name1), (found, count0, count1) in matches.items():
             names = name0, name1
@@ -319,6 +326,8 @@ class FeatureReader:
             KeyError: there is no such image.
             ValueError: it lacks some of its data.
         """
+        from ripe.features import Features
+
         group = self._group(name)
         scores = "scores" if "scores" in group else "keypoint_scores"
         if absent := [key for key in (scores, "descriptors", "image_size") if key not in group]:
@@ -467,17 +476,22 @@ def _groups(file: h5py.File, marker: str) -> dict[str, dict[str, Any]]:
 
 
 def _as_float(values: np.ndarray) -> Tensor:
+    import torch
+
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
-def _write_features(features: Features, uncertainty: float, notes: Mapping[str, Any], group: h5py.Group) -> None:
+def _write_features(
+    features: Features | runtime.Features, uncertainty: float, notes: Mapping[str, Any], group: h5py.Group
+) -> None:
+    arrays = features.numpy()
     group.attrs.update(notes)
-    group["keypoints"] = features.keypoints.cpu().numpy().astype(np.float32)
+    group["keypoints"] = arrays["keypoints"].astype(np.float32)
     group["keypoints"].attrs["uncertainty"] = uncertainty
-    group["scores"] = features.scores.cpu().numpy().astype(np.float32)
-    group["descriptors"] = np.ascontiguousarray(features.descriptors.cpu().numpy().astype(np.float32).T)
-    group["image_size"] = np.array(features.image_size, dtype=np.int64)
-    group["scales"] = features.scales.cpu().numpy().astype(np.float32)
+    group["scores"] = arrays["scores"].astype(np.float32)
+    group["descriptors"] = np.ascontiguousarray(arrays["descriptors"].astype(np.float32).T)
+    group["image_size"] = arrays["image_size"]
+    group["scales"] = arrays["scales"].astype(np.float32)
 
 
 def _write_matches(matches: Matches, count0: int, count1: int, notes: Mapping[str, Any], group: h5py.Group) -> None:

@@ -12,11 +12,14 @@ import ripe
 
 OPTIONAL = (
     "gradio",
+    "huggingface_hub",
     "hydra",
     "kornia",
     "lightning_fabric",
     "matplotlib",
     "omegaconf",
+    "onnxruntime",
+    "onnxscript",
     "pycolmap",
     "skimage",
     "torchvision",
@@ -24,9 +27,9 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files resizing filters features checks feature_arrays settings tables images folders recipe
+    files resizing filters photos runtime features checks feature_arrays settings tables images folders recipe
     geometry detection download drawing storage pair_lists two_views stored_weights
-    networks inference model pretrained matchers matching
+    networks inference model pretrained export matchers matching
     attempts alignment stitching extract_many extractors match_many
     integrations utils
     data objective
@@ -56,6 +59,7 @@ NEEDING_MORE = {
     "ripe.integrations.gluefactory": "gluefactory",
     "ripe.integrations.gluefactory_matcher": "gluefactory",
     "ripe.integrations.hloc": "hloc",
+    "ripe.integrations.huggingface": "huggingface_hub",
 }
 
 

@@ -1,5 +1,6 @@
 """What is packaged, and that the files around the code agree with it."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,15 @@ def test_wheel_and_sdist_hold_every_file_of_the_package(archives: tuple[Path, Pa
         for path in (ROOT / "ripe").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {Path(name).suffix for name in expected} >= {".py", ".safetensors", ".jpg", ".yaml", ".js", ".typed"}
+    assert {Path(name).suffix for name in expected} >= {
+        ".py",
+        ".onnx",
+        ".safetensors",
+        ".jpg",
+        ".yaml",
+        ".js",
+        ".typed",
+    }
     with zipfile.ZipFile(archives[0]) as wheel:
         names = set(wheel.namelist())
     assert expected <= names
@@ -42,6 +51,18 @@ def test_wheel_and_sdist_hold_every_file_of_the_package(archives: tuple[Path, Pa
     assert {Path(name).name for name in names} >= {"LICENSE", "NOTICE"}
     with tarfile.open(archives[1]) as sdist:
         assert expected <= {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+
+
+def test_the_distribution_without_pytorch_differs_in_name_and_dependencies_only() -> None:
+    path = ROOT / "package_tests" / "without_pytorch.py"
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    light = tomllib.loads(runpy.run_path(str(path))["described"]((ROOT / "pyproject.toml").read_text()))
+    project, own = whole["project"], light["project"]
+    assert own.pop("name") == f"{project.pop('name')}-onnx"
+    needed = {requirement.partition(">")[0] for requirement in own.pop("dependencies")}
+    assert needed == {"filelock", "h5py", "numpy", "onnxruntime", "pillow", "tqdm"}
+    del project["dependencies"], project["optional-dependencies"]
+    assert light == whole
 
 
 def test_the_conda_environment_has_every_extra() -> None:

@@ -8,8 +8,9 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 
+import ripe
 from ripe.cli.parser import CommandParser
 
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
     "train": ("ripe.cli.train", "train a network on a folder of photos"),
     "data": ("ripe.cli.data", "check and download the public data sets"),
+    "export": ("ripe.cli.export", "write a network as an ONNX file, for what runs without PyTorch"),
     "demo": ("ripe.cli.demo", "serve a web page that matches two photos"),
     "info": ("ripe.cli.info", "show versions, models and matchers with licence and size, and the device"),
 }
@@ -58,6 +60,9 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     """What an error is to the user, and the exit status."""
     if isinstance(error, OSError | ValueError):
         return f"error: {error}", 1
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ripe"):
+        advice = "pip install ripe-keypoints brings all; ripe extract --backend onnx does without PyTorch"
+        return f"error: this needs {error.name}, which is not installed ({advice})", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, and PyTorch's
         return f"error: out of memory: {error}", 1
     asked = "the lines above" if debug else "what the same line prints with --debug"
@@ -81,7 +86,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="ripe", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    version = f"%(prog)s {metadata.version('ripe-keypoints')}"
+    version = f"%(prog)s {ripe.__version__}"
     parser.add_argument("-V", "--version", action="version", version=version, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():

@@ -6,16 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from ripe import runtime
+    from ripe.model import RIPE
 
 EXAMPLES = """  ripe extract photos/ -o features.h5
   ripe extract photos/ -o features.h5 --resize 1024 --max-keypoints 4096
   ripe extract photos/ -o features.h5 --masks masks/
   ripe extract photos/ -o features.h5 --scales 1,0.5,0.25
   ripe extract a.jpg b.jpg c.jpg -o features.h5 --model vgg_hyper
+  ripe extract photos/ -o features.h5 --backend onnx
 
 Interrupted (even killed) and started again, it goes on where it was; photos that have changed, or whose masks have, are
 done anew. What was begun with other settings is refused; --overwrite starts anew. Images are named by their path
@@ -30,6 +35,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="H5", help="feature file, hloc's layout")
     options.add_overwrite_option(parser, "extract")
     options.add_model_options(parser)
+    options.add_backend_option(parser)
     options.add_extraction_options(parser)
     parser.set_defaults(run=run)
 
@@ -39,16 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ripe import files
     from ripe.extract_many import extract_many, model_extract
     from ripe.folders import masks_below
-    from ripe.pretrained import model_settings
     from ripe.storage import FeatureFile
 
     files.check_writable(arguments.output)
     named = name_images(arguments.inputs)
     masks = {} if arguments.masks is None else masks_below(arguments.masks, named)
     given = options.extraction_settings(arguments)
-    model = options.load_model(arguments)
-    scales = options.stored_scales(given["scales"])
-    settings = {**given, "scales": scales, **model_settings(model, given["threshold"])}
+    model, own = _model(arguments, given["threshold"])
+    settings = {**given, "scales": options.stored_scales(given["scales"]), **own}
     with (
         FeatureFile(arguments.output, settings, overwrite=arguments.overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,
@@ -61,6 +65,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _model(arguments: argparse.Namespace, threshold: float | None) -> tuple[RIPE | runtime.Extractor, dict[str, Any]]:
+    """What extracts, and what its features depend on, which is the same for both back ends."""
+    if arguments.backend == "onnx":
+        extractor = options.load_runtime(arguments)
+        return extractor, extractor.settings(threshold)
+    from ripe.pretrained import model_settings
+
+    model = options.load_model(arguments)
+    return model, model_settings(model, threshold)
+
+
 def name_images(inputs: Sequence[Path]) -> dict[str, Path]:
     """The photos of one folder, by path relative to it, or of several files, by file name; sorted.
 
@@ -68,7 +83,7 @@ def name_images(inputs: Sequence[Path]) -> dict[str, Path]:
         FileNotFoundError, ValueError: a path does not exist, there is no photo, or two have the same name.
     """
     from ripe.folders import photos_below
-    from ripe.images import EXTENSIONS
+    from ripe.photos import EXTENSIONS
 
     for path in inputs:
         if not path.exists():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ripe.features import Features, Matches
     from ripe.filters import MatchFilter
     from ripe.match_many import MatchPair
+    from ripe.runtime import Extractor
     from ripe.storage import FeatureReader, Pair
     from ripe.two_views import Rotations
 
@@ -66,6 +67,7 @@ def add_parser(commands: Any) -> None:
     )
     options.add_overwrite_option(many, "match")
     options.add_model_options(parser)
+    options.add_backend_option(parser)
     options.add_extraction_options(parser, automatic_scales=True)
     matching = parser.add_argument_group("matching")
     options.add_matching_options(matching)
@@ -255,10 +257,11 @@ def _exif_camera(path: Path) -> tuple[float]:
 
 def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) -> int:
     from ripe import drawing, files
-    from ripe.attempts import match_photos
+    from ripe.attempts import attempt_match, match_photos
     from ripe.images import as_rgb
     from ripe.matching import check_usable
     from ripe.pretrained import weights_hash
+    from ripe.runtime import Extractor
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
@@ -275,26 +278,31 @@ def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) ->
     sizes = [(image.shape[2], image.shape[1]) for image in images]
     threshold, cameras = _inlier_threshold(arguments, arguments.resize, sizes), _cameras(arguments, sizes)
     with watch.stage("load"):
-        model = options.load_model(arguments)
-        check_usable(how, weights_hash(model))
-    found = match_photos(
-        *images,
-        model=model,
-        geometry=arguments.geometry,
-        max_error=threshold,
-        intrinsics=cameras,
-        match_filter=how,
-        rotations=arguments.rotations,
-        **limits,
-        masks=masks,
-        watch=watch,
-    )
+        model = options.load_runtime(arguments) if arguments.backend == "onnx" else options.load_model(arguments)
+        weights = model.settings()["weights"] if isinstance(model, Extractor) else weights_hash(model)
+        check_usable(how, weights)
+    fitted = {"geometry": arguments.geometry, "max_error": threshold, "intrinsics": cameras, "watch": watch}
+    if isinstance(model, Extractor):
+        with watch.stage("extract"):
+            features = [_extract(model, *each, limits) for each in zip(images, masks, strict=True)]
+        found = attempt_match(*features, how=how, **fitted)
+    else:
+        found = match_photos(
+            *images,
+            model=model,
+            match_filter=how,
+            rotations=arguments.rotations,
+            **limits,
+            masks=masks,
+            **fitted,
+        )
     begun("")
     _report(found, watch)
     if arguments.output is not None:
         _draw(arguments, images, found)
     if arguments.json is not None:
-        settings = _settings(arguments, model.detection.threshold, threshold)
+        own = model.threshold if isinstance(model, Extractor) else model.detection.threshold
+        settings = _settings(arguments, own, threshold)
         if cameras is not None:
             settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
         features = found.features0, found.features1
@@ -302,6 +310,18 @@ def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) ->
         files.write_json(arguments.json, {**written, "quarter_turns": found.quarter_turns})
         print(f"json       {arguments.json}")
     return options.UNRELATED if found.by_chance else 0
+
+
+def _extract(model: Extractor, image: Tensor, mask: Tensor | None, limits: dict[str, Any]) -> Features:
+    """The features of a 3×H×W image by ONNX Runtime, at one scale."""
+    from ripe.features import Features
+    from ripe.images import as_tensor
+
+    masks = [None if mask is None else mask.numpy()]
+    once = {name: value for name, value in limits.items() if name != "scales"}
+    [found] = model.extract(image.permute(1, 2, 0).numpy(), **once, enlarge=False, masks=masks)
+    keypoints, scores, descriptors = map(as_tensor, (found.keypoints, found.scores, found.descriptors))
+    return Features(keypoints, scores, descriptors, found.image_size)
 
 
 def _draw(arguments: argparse.Namespace, images: Sequence[Tensor], found: MatchedPhotos) -> None:
@@ -383,6 +403,7 @@ def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_thresh
     return {
         "model": arguments.model,
         "precision": arguments.precision,
+        "backend": arguments.backend,
         "max_keypoints": arguments.max_keypoints,
         "threshold": own_threshold if arguments.threshold is None else arguments.threshold,
         "resize": arguments.resize,

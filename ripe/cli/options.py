@@ -14,6 +14,7 @@ from ripe.two_views import LONG_SIDE, ROTATIONS
 if TYPE_CHECKING:
     import torch
 
+    from ripe import runtime
     from ripe.model import RIPE
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -39,6 +40,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", help="such as cpu or cuda:1 (a GPU if there is one)")
     group.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (%(default)s)")
+
+
+def add_backend_option(parser: argparse.ArgumentParser) -> None:
+    """--backend."""
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: ONNX Runtime on the CPU, at one scale and without turns; --model is compact or a file of ripe "
+        "export (%(default)s)",
+    )
 
 
 def add_extraction_options(parser: argparse.ArgumentParser, *, automatic_scales: bool = False) -> None:
@@ -194,6 +206,21 @@ def load_model(arguments: argparse.Namespace) -> RIPE:
     return load(arguments.model, device=device(arguments), dtype=getattr(torch, arguments.precision))
 
 
+def load_runtime(arguments: argparse.Namespace) -> runtime.Extractor:
+    """The file that --model names, for --backend onnx."""
+    from ripe.runtime import load
+
+    if arguments.device is not None or arguments.precision != "float32":
+        raise ValueError("--backend onnx runs on the CPU in float32: leave out --device and --precision")
+    if (arguments.scales or ONE_SCALE) != ONE_SCALE or getattr(arguments, "rotations", "auto") == "all":
+        raise ValueError("--backend onnx sees photos at one scale and upright: leave out --scales and --rotations")
+    if Path(arguments.model).suffix != ".onnx" and arguments.model != "compact":
+        raise ValueError(
+            f"--backend onnx runs compact or an ONNX file: ripe export {arguments.model} -o FILE.onnx writes one"
+        )
+    return load(arguments.model)
+
+
 def device(arguments: argparse.Namespace) -> torch.device:
     """The device of --device (a GPU if there is one, otherwise the CPU); `ValueError` if it cannot be used."""
     from ripe.pretrained import usable_device
@@ -203,7 +230,7 @@ def device(arguments: argparse.Namespace) -> torch.device:
 
 def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `ripe.extract_many.model_extract` that the options stand for."""
-    from ripe.images import MIN_SIDE
+    from ripe.photos import MIN_SIDE
 
     if arguments.resize is not None and arguments.resize < MIN_SIDE:
         raise ValueError(f"--resize is {arguments.resize}; the longer side needs {MIN_SIDE} pixels or more")

@@ -118,6 +118,7 @@ def predict(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> tuple[d
 
     for index, extraction in timed(candidate, protocol)(list(photos.values()), [None] * len(photos), failed):
         name, found = pairs.images[index], extraction.features
+        assert isinstance(found, Features)  # not of the runtime, whose extractors are not evaluated here
         features[name] = found
         images[name] = StoredImage(found.keypoints, found.image_size, **extraction.notes)
     check_any_readable(pairs, unreadable)

@@ -20,8 +20,8 @@ def to_keypoints(features: Features) -> list[cv2.KeyPoint]:
 def to_matches(matches: Matches) -> list[cv2.DMatch]:
     """Matches of two images, query being the first.
 
-    The `distance` is that between the two unit descriptors, in 0..2, smaller being better: √(2 − 2·cosine). Of a learned
-    matcher's matches it is √(2 − 2·probability), in the same order.
+    The `distance` is that between the two unit descriptors, in 0..2, smaller being better: √(2 − 2·cosine). Of a
+    learned matcher's matches it is √(2 − 2·probability), in the same order.
     """
     return matches_of((2 - 2 * matches.scores).clamp(min=0).sqrt(), matches.indices)
 

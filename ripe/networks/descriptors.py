@@ -22,9 +22,11 @@ def sample_map(
     Without `align_corners`, positions outside the map take the value of the nearest border pixel. With it, only the
     bicubic mode ever looks outside, and sees zeros, as the published network does.
     """
-    height, width = image_size
-    size = keypoints.new_tensor([width, height])
-    grid = 2 * keypoints / (size - 1) - 1 if align_corners else (2 * keypoints + 1) / size - 1
+    # Axis by axis: a tensor of both lengths would be a constant in an exported graph.
+    axes = zip(keypoints.unbind(dim=-1), reversed(image_size), strict=True)
+    grid = torch.stack(
+        [2 * at / (length - 1) - 1 if align_corners else (2 * at + 1) / length - 1 for at, length in axes], dim=-1
+    )
     padding = "zeros" if align_corners else "border"
     samples = F.grid_sample(
         features.float(), grid[:, :, None].float(), mode=mode, align_corners=align_corners, padding_mode=padding
@@ -46,7 +48,8 @@ def linear(column: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     PyTorch gives such a convolution to oneDNN, but the linear layer to MKL, which is half as fast on AMD processors.
     """
-    if not column.is_cpu or column.shape[1] == 0 or torch.is_autocast_enabled("cpu"):
+    # An exported graph does not know the number of keypoints, and what runs it has matrix products of its own.
+    if torch.compiler.is_compiling() or not column.is_cpu or column.shape[1] == 0 or torch.is_autocast_enabled("cpu"):
         return F.linear(column, weight, bias)
     return F.conv1d(column.mT, weight[..., None], bias).mT
 

@@ -1,0 +1,42 @@
+"""`ripe export`: a network as an ONNX file, for what runs without PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ripe.cli import options
+
+EXAMPLES = """  ripe export compact -o compact.onnx
+  ripe export my_weights.safetensors -o mine.onnx
+  ripe extract photos/ -o features.h5 --backend onnx --model mine.onnx
+
+The file takes photos of any size, and finds, chooses and describes the keypoints itself; ripe.export says what goes in
+and comes out. Needs: pip install 'ripe-keypoints[export]'. The file of compact comes with the package.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = options.add_command(commands, "export", "Write a network as an ONNX file.", EXAMPLES)
+    parser.add_argument(
+        "model", metavar="NAME|FILE", nargs="?", default="compact", help="compact, vgg_hyper or a weights file"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX", help="the file, replaced whole")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry the command out."""
+    from ripe import files
+
+    files.check_writable(arguments.output)
+    from ripe.export import export
+    from ripe.pretrained import MODELS, load
+
+    known = MODELS.get(arguments.model)
+    model = load(arguments.model, device="cpu")
+    export(model, arguments.output, license="not stated" if known is None else known.license)
+    print(f"{model.name} in {arguments.output}, {arguments.output.stat().st_size / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,142 @@
+"""Photos from files: RGB arrays, upright, by NumPy and Pillow alone."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+
+MIN_SIDE = 16
+MAX_MEGAPIXELS = 200.0
+EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+FLOAT_RANGES = (1, 255, 65535)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings the pixels of a file upright, by its EXIF orientation."""
+
+_opening = threading.Lock()
+
+
+def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+    """Read a photo as H×W×3 RGB; EXIF orientation is applied, alpha dropped.
+
+    Args:
+        path: of the file.
+        max_megapixels: files of more million pixels are refused before they are decoded.
+
+    Returns:
+        uint8; uint16 for grey files of more than 8 bits. Floating-point values are those of the least of 0..1, 0..255
+        and 0..65535 that holds all of them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no image that Pillow can decode, a side has fewer than 16 pixels, there are too many pixels, or grey
+            values are out of range; the message names the file.
+    """
+    path = Path(path)
+    with open_image(path) as image:
+        check_megapixels(image, path, max_megapixels)
+        pixels = decode(image, str(path))
+    check_size(pixels.shape[:2], str(path))
+    return pixels
+
+
+def open_image(path: str | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Open a file with Pillow, which reads no more than its header, for use in a `with` statement.
+
+    Pillow's own limit, a setting of the whole process, is set aside for that moment; see `check_megapixels`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or no image of these formats; the message names the file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with _opening, _named(str(path)):
+        pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillows
+
+
+def check_megapixels(image: Image.Image, path: str | Path, limit: float) -> None:
+    """Raise a `ValueError` that names the file if an image has more than `limit` million pixels."""
+    width, height = image.size
+    if width * height > limit * 1e6:
+        raise ValueError(
+            f"{path}: {width}×{height} pixels, {width * height / 1e6:.0f} million, where the limit is {limit:g}; raise "
+            "it (max_megapixels, --max-megapixels), or make a smaller copy"
+        )
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, that `image`'s pixels still need to be turned by; 1 (none) where it is unreadable.
+
+    No other tag is looked at. For TIFF files Pillow turns the pixels itself when it loads them.
+    """
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+        return int(value) if value in UPRIGHT else 1
+    except Exception:  # Pillow's readers of metadata fail on damage in every way that there is
+        return 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of the pixels as they are stored in the file of an image that is opened but not yet loaded."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose `size` is upright already in new releases of Pillow
+        return image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return image.size
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whatever goes wrong in Pillow becomes a `ValueError` that says with which image."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: not an image, or of a kind that Pillow cannot read") from error
+    except Exception as error:  # damaged files make its decoders fail in every way that there is
+        raise ValueError(f"{name}: damaged or unreadable image ({error or type(error).__name__})") from error
+
+
+def decode(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of an opened image as `read_image` gives them; the `ValueError` of a damaged one has its `name`."""
+    with _named(name):
+        image.load()
+        turn = UPRIGHT.get(orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        is_deep = upright.mode in ("F", "I") or upright.mode.startswith("I;16")
+        values = np.asarray(upright if is_deep or upright.mode == "RGB" else upright.convert("RGB"))
+    return np.repeat(_levels(values, name)[:, :, None], 3, axis=2) if is_deep else values
+
+
+def _levels(grey: np.ndarray, name: str) -> np.ndarray:
+    """Grey values H×W, whole or floating-point, as uint16."""
+    low, high = grey.min(), grey.max()
+    ranges = FLOAT_RANGES if grey.dtype.kind == "f" else FLOAT_RANGES[-1:]
+    top = next((top for top in ranges if low >= 0 and high <= top), None)
+    if top is None:
+        wanted = ", ".join(f"0..{top}" for top in ranges)
+        raise ValueError(f"{name}: grey values from {low:g} to {high:g}; bring them to {wanted}")
+    return (np.rint(grey * (65535 / top)) if grey.dtype.kind == "f" else grey).astype(np.uint16)
+
+
+def check_size(size: Sequence[int], name: str) -> None:
+    """Raise a `ValueError` that names an image of (H, W) `size` if that is too small."""
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"{name}: {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more")
+
+
+def fit_long_side(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """(height, width) scaled so that the longer side is `long_side`, both at least 1; sides are rounded."""
+    scale = long_side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

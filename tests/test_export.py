@@ -1,0 +1,99 @@
+"""ONNX files of our networks compute what PyTorch computes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ripe
+from ripe import runtime
+from ripe.cli import main
+from ripe.detection import DetectionSettings, detect, detect_padded
+from ripe.export import export
+from ripe.pretrained import build, weights_hash
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.mark.parametrize("subpixel", [False, True])
+@pytest.mark.parametrize("most", [1, 7, 10_000])
+def test_a_padded_batch_holds_what_single_maps_give(subpixel: bool, most: int) -> None:
+    """Also where scores are equal within a map, where a map has none, and where nothing lies inside the border."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 33, 47, generator=generator)
+    logits[2] = -5
+    settings = DetectionSettings(threshold=0.3, nms_radius=2, border=3, subpixel=subpixel)
+    keypoints, scores, counts = detect_padded(logits, settings, torch.tensor(0.3), torch.tensor(most))
+    assert counts[2] == 0
+    assert scores.shape[1] == counts.max() <= most
+    for index, count in enumerate(counts):
+        expected_keypoints, expected_scores = detect(logits[index], settings, most)
+        assert torch.equal(keypoints[index, :count], expected_keypoints)
+        assert torch.equal(scores[index, :count], expected_scores)
+        assert (scores[index, count:] == -torch.inf).all()
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_file_that_says_what_it_is(
+    photos: list[Path], random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.onnx"
+    assert main(["export", str(random_weights), "-o", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"compact in {path}, 3.")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.onnx"]
+    model = ripe.load(random_weights, device="cpu")
+    extractor = runtime.load(path, threads=1)
+    assert extractor.metadata["weights_sha256"] == weights_hash(model)
+    assert extractor.metadata["license"] == "not stated"
+    assert extractor.metadata["version"] == ripe.__version__
+    assert json.loads(extractor.metadata["detection"])["nms_radius"] == 2
+    with Image.open(photos[0]) as image:
+        pixels = np.asarray(image.resize((200, 150)))
+    [found], [expected] = (one.extract(pixels, threshold=-1e9, max_keypoints=None) for one in (extractor, model))
+    assert abs(len(found) - len(expected)) < 0.01 * len(expected)
+    distance = np.linalg.norm(found.keypoints[:, None] - expected.keypoints.numpy(), axis=-1)
+    near = distance.min(axis=1) < 0.05
+    assert near.mean() > 0.99
+    cosine = (found.descriptors * expected.descriptors.numpy()[distance.argmin(axis=1)]).sum(axis=1)
+    assert cosine[near].min() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"interpolation": "interpolate_sparse2D"}], ids=str)
+def test_the_published_network_is_exported_too(options: dict, tmp_path: Path) -> None:
+    """With random weights: the maps' structure is the same."""
+    torch.manual_seed(0)
+    model = build("vgg_hyper", **options).eval()
+    export(model, tmp_path / "vgg.onnx", license="none")
+    images = np.random.default_rng(0).random((2, 3, 53, 70), dtype=np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "vgg.onnx", providers=["CPUExecutionProvider"])
+    feed = {"image": images, "threshold": np.array(-1e9, np.float32), "max_keypoints": np.array(100)}
+    keypoints, scores, descriptors, counts = session.run(None, feed)
+    assert counts.tolist() == [100, 100]
+    for index, image in enumerate(torch.from_numpy(images)):
+        expected, their_descriptors, _ = model.detectAndCompute(image, threshold=-1e9, top_k=100)
+        places = {tuple(place): row for row, place in enumerate(expected.long().tolist())}
+        rows = [places.get(tuple(place)) for place in keypoints[index].astype(int).tolist()]
+        shared = [row for row, place in enumerate(rows) if place is not None]
+        assert len(shared) >= 97
+        others = their_descriptors[[rows[row] for row in shared]].numpy()
+        np.testing.assert_allclose(descriptors[index, shared], others, atol=1e-3)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_a_folder_that_is_not_there_is_named_before_the_work(tmp_path: Path, model: ripe.RIPE) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        export(model, tmp_path / "nowhere" / "a.onnx")
+
+
+def test_without_its_packages_it_says_what_to_install(
+    tmp_path: Path, model: ripe.RIPE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"pip install 'ripe-keypoints\[export\]'"):
+        export(model, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
