@@ -281,20 +281,30 @@ def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) ->
         model = options.load_runtime(arguments) if arguments.backend == "onnx" else options.load_model(arguments)
         weights = model.settings()["weights"] if isinstance(model, Extractor) else weights_hash(model)
         check_usable(how, weights)
-    fitted = {"geometry": arguments.geometry, "max_error": threshold, "intrinsics": cameras, "watch": watch}
     if isinstance(model, Extractor):
         with watch.stage("extract"):
-            features = [_extract(model, *each, limits) for each in zip(images, masks, strict=True)]
-        found = attempt_match(*features, how=how, **fitted)
+            first, second = (_extract(model, *each, limits) for each in zip(images, masks, strict=True))
+        found = attempt_match(
+            first,
+            second,
+            geometry=arguments.geometry,
+            max_error=threshold,
+            intrinsics=cameras,
+            how=how,
+            watch=watch,
+        )
     else:
         found = match_photos(
             *images,
             model=model,
+            geometry=arguments.geometry,
+            max_error=threshold,
+            intrinsics=cameras,
             match_filter=how,
             rotations=arguments.rotations,
             **limits,
             masks=masks,
-            **fitted,
+            watch=watch,
         )
     begun("")
     _report(found, watch)
