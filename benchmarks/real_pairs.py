@@ -1,12 +1,12 @@
 """How many pairs of real photos of one place are matched, and whether third photos agree; no annotation is needed.
 
     python benchmarks/real_pairs.py scenes/ --model compact --baseline sift
-    python benchmarks/real_pairs.py scenes/ --baseline --filter mutual mutual,ratio=0.9 fginn adalam
+    python benchmarks/real_pairs.py scenes/ --baseline --filter mutual mutual,ratio=0.9 fginn adalam lightglue
 
 `scenes/` holds a folder for each place; every two photos of a folder are matched (mutual nearest neighbours, or by
-each `--filter`), a fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict. A pair of the
-same two folders' photos, which show different places, is the control: its share of "matched" verdicts is the rate of
-false alarms.
+each `--filter`), a fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict. Pairs of photos
+of two folders, which show different places, are the control: their share of "matched" verdicts is the rate of false
+alarms. Each photo is compared with one of each of the `--strangers` folders before its own.
 
 An inlier match of photos A and B is *confirmed* by a third photo C if both keypoints have inlier matches to the same
 keypoint of C, and *contradicted* if they have such matches to different ones (more than 3 px apart). A matched pair
@@ -14,7 +14,7 @@ counts as consistent if no third photo speaks, or more matches are confirmed tha
 """
 
 import argparse
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,6 +38,7 @@ from ripe.two_views import Stopwatch
 KEYPOINTS = 2048
 MAX_ERROR = 1.5
 SAME_POINT = 3.0  # pixels
+MANY = 15  # inliers that COLMAP takes for a verified pair
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _directed(pairs: dict[tuple[int, int], Pair], start: int, end: int) -> dict[
 
 
 class Tally:
-    """Pairs of photos of one folder, and as many pairs of photos of different folders."""
+    """Pairs of photos of one folder, and pairs of photos of different folders."""
 
     def __init__(self, how: MatchFilter) -> None:
         self.how = how
@@ -106,35 +107,40 @@ class Tally:
     def add_strangers(self, features: Sequence[Features], others: Sequence[Features]) -> None:
         """One photo of each of two folders at a time."""
         for mine, other in zip(features, others, strict=False):
-            self.strangers[compare(mine, other, self.how).verdict] += 1
+            pair = compare(mine, other, self.how)
+            self.strangers[pair.verdict] += 1
+            self.strangers["many"] += pair.inliers >= MANY
 
     def row(self) -> list[str]:
         """The figures, as in `HEADER`."""
         found, strangers = self.found, self.strangers
         times = [float(np.median([each[stage] for each in self.times])) for stage in ("match", "fit")]
         return [
-            str(sum(found[verdict] for verdict in ("matched", "doubtful", "chance"))),
+            str(sum(found[verdict] for verdict in VERDICTS)),
             *(str(found[name]) for name in ("matched", "consistent", "doubtful")),
             f"{found['inliers'] / max(found['matches'], 1):.0%}",
-            f"{strangers['matched']} of {sum(strangers.values())}",
+            f"{strangers['matched']} of {sum(strangers[verdict] for verdict in VERDICTS)}",
+            str(strangers["many"]),
             " + ".join(f"{time:.0f}" for time in times),
         ]
 
 
 HEADER = ["extractor", "filter", "pairs", "matched", "of these consistent", "doubtful", "inliers of matched"]
-HEADER += ["strangers matched", "ms to match + fit"]
+HEADER += ["strangers matched", f"strangers with {MANY} inliers", "ms to match + fit"]
+VERDICTS = ("matched", "doubtful", "chance")
 
 
-def measure(describe: Describer, folder: Path, filters: Sequence[MatchFilter]) -> list[Tally]:
-    """What each filter makes of the photos below a folder."""
+def measure(describe: Describer, folder: Path, filters: Sequence[MatchFilter], strangers: int) -> list[Tally]:
+    """What each filter makes of the photos below a folder, each beside one of so many folders before its own."""
     tallies = [Tally(how) for how in filters]
-    last: list[Features] = []
+    before: deque[list[Features]] = deque(maxlen=strangers)
     for scene in read_scenes(folder):
         features = [describe(as_rgb(scene.path(index))).to("cpu") for index in range(len(scene))]
         for tally in tallies:
             tally.add_scene(features)
-            tally.add_strangers(features, last)
-        last = features
+            for others in before:
+                tally.add_strangers(features, others)
+        before.append(features)
     return tallies
 
 
@@ -151,12 +157,13 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", default=["compact"])
     parser.add_argument("--baseline", nargs="*", default=["sift"])
     parser.add_argument("--filter", nargs="+", type=match_filter, default=[MUTUAL], metavar="METHOD[,NAME=VALUE]")
+    parser.add_argument("--strangers", type=int, default=1, metavar="N", help="folders of another place (%(default)s)")
     arguments = parser.parse_args()
     describers = {Path(name).stem: describer(load(name), max_keypoints=KEYPOINTS) for name in arguments.model}
     describers |= {name: baseline(name, KEYPOINTS) for name in arguments.baseline}
     rows = []
     for name, describe in describers.items():
-        for tally in measure(describe, arguments.scenes, arguments.filter):
+        for tally in measure(describe, arguments.scenes, arguments.filter, arguments.strangers):
             rows.append([name, str(tally.how), *tally.row()])
     print(markdown_table(HEADER, rows))
 
