@@ -14,13 +14,23 @@ and its outputs, M being the largest count,
 - `counts`: B int64. What stands beyond an image's count means nothing.
 
 Its metadata say what `ripe.export.metadata` gives.
+
+A learned matcher's inputs are, for each image of a pair, n being 0 and 1,
+
+- `keypoints<n>`: N×2 float32 (x, y) in pixels, N of 1 or more, `descriptors<n>`: N×D float32, and `size<n>`: 2 float32,
+  width and height of the image;
+- `min_score`: least probability of a match; 0.1 if it is not fed;
+
+and its outputs `matches`, K×2 int64 indices of keypoints, and `scores`, K float32 probabilities. All layers are run:
+no layer or keypoint is left out early.
 """
 
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +41,11 @@ from torch import Tensor, nn
 import ripe
 from ripe.detection import detect_padded
 from ripe.files import check_writable, replacing
+from ripe.filters import MIN_SCORE
+from ripe.matchers import ARCHITECTURE, Matcher
 from ripe.model import RIPE
 from ripe.networks.folding import fold
+from ripe.networks.lightglue import Points, mutual_best, normalised
 from ripe.photos import MIN_SIDE
 from ripe.pretrained import weights_hash
 
@@ -40,9 +53,12 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 OPSET = 20
+MATCHER_INPUTS = ("keypoints0", "descriptors0", "size0", "keypoints1", "descriptors1", "size1", "min_score")
+MATCHER_OUTPUTS = ("matches", "scores")
 MAX_KEYPOINTS = 2048
 INPUTS = ("image", "threshold", "max_keypoints")
 OUTPUTS = ("keypoints", "scores", "descriptors", "counts")
+ANY_SIZE = torch.export.Dim.DYNAMIC
 COORDINATES = "x, y in pixels of the image; the centre of the top-left pixel is (0, 0)"
 
 
@@ -62,32 +78,65 @@ def export(model: RIPE, path: str | Path, *, license: str = "not stated") -> Non
         OSError: the file cannot be written.
     """
     check_writable(path)
-    _check_installed()
-    graph = _Graph(model).eval()
     # Two images, as a batch of one would be taken for a constant.
     image = torch.zeros(2, 3, 4 * MIN_SIDE, 5 * MIN_SIDE)
     inputs = image, torch.tensor(model.detection.threshold), torch.tensor(MAX_KEYPOINTS)
-    any_size = torch.export.Dim.DYNAMIC
-    with torch.no_grad(), _quiet():
-        traced = torch.export.export(
-            graph,
-            inputs,
-            dynamic_shapes=({0: any_size, 2: any_size, 3: any_size}, None, None),
-            strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
-        program = torch.onnx.export(
-            traced,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            verbose=False,
-        )
-    assert program is not None
+    sizes = ({0: ANY_SIZE, 2: ANY_SIZE, 3: ANY_SIZE}, None, None)
+    program = _traced(_Graph(model).eval(), inputs, sizes, INPUTS, OUTPUTS)
     _set_defaults(program, dict(zip(INPUTS[1:], inputs[1:], strict=True)))
     _name_sizes(program)
-    program.model.metadata_props.update(metadata(model, license))
+    _write(program, path, metadata(model, license))
+
+
+def export_matcher(matcher: Matcher, path: str | Path, *, license: str = "not stated") -> None:
+    """Write a learned matcher as an ONNX file of opset 20, which this module's text describes; whole or not at all.
+
+    Args:
+        matcher: on any device; stays as it is.
+        path: the file; replaced whole.
+        license: of the weights, for the metadata.
+
+    Raises:
+        ValueError: the packages that it needs are not installed; the message says how they are.
+        OSError: the file cannot be written.
+    """
+    check_writable(path)
+    dim = matcher.network.descriptor_dim
+    sides = [(torch.rand(count, 2), torch.rand(count, dim), torch.tensor([640.0, 480.0])) for count in (5, 6)]
+    inputs = (*sides[0], *sides[1], torch.tensor(MIN_SCORE))
+    sizes = ({0: ANY_SIZE}, {0: ANY_SIZE}, None) * 2 + (None,)
+    program = _traced(_MatcherGraph(matcher).eval(), inputs, sizes, MATCHER_INPUTS, MATCHER_OUTPUTS)
+    _set_defaults(program, {MATCHER_INPUTS[-1]: inputs[-1]})
+    about = {
+        "name": ARCHITECTURE,
+        "license": license,
+        "weights_sha256": matcher.settings()["matcher_weights"],
+        "extractor_sha256": matcher.extractor,
+        "descriptor_dim": str(dim),
+        "coordinates": COORDINATES,
+        "version": ripe.__version__,
+    }
+    _write(program, path, about)
+
+
+def _traced(
+    graph: nn.Module, inputs: tuple[Tensor, ...], sizes: tuple, names: Sequence[str], outputs: Sequence[str]
+) -> "ONNXProgram":
+    """A module as an ONNX program; `sizes` says which dimensions of the inputs may differ."""
+    _check_installed()
+    with torch.no_grad(), _quiet():
+        traced = torch.export.export(
+            graph, inputs, dynamic_shapes=sizes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
+        program = torch.onnx.export(
+            traced, dynamo=True, opset_version=OPSET, input_names=names, output_names=outputs, verbose=False
+        )
+    assert program is not None
+    return program
+
+
+def _write(program: "ONNXProgram", path: str | Path, about: dict[str, str]) -> None:
+    program.model.metadata_props.update(about)
     with replacing(path) as temporary:
         temporary.write_bytes(program.model_proto.SerializeToString())
 
@@ -119,6 +168,31 @@ class _Graph(nn.Module):
         logits = maps.logits[:, 0]
         keypoints, scores, counts = detect_padded(logits, self.model.detection, threshold, max_keypoints)
         return keypoints, scores, self.model.describe(maps, keypoints), counts
+
+
+class _MatcherGraph(nn.Module):
+    """What a matcher's file computes."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        super().__init__()
+        self.network = deepcopy(matcher.network).cpu()
+
+    def forward(
+        self,
+        keypoints0: Tensor,
+        descriptors0: Tensor,
+        size0: Tensor,
+        keypoints1: Tensor,
+        descriptors1: Tensor,
+        size1: Tensor,
+        min_score: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        first = Points(normalised(keypoints0, size0)[None], descriptors0[None])
+        second = Points(normalised(keypoints1, size1)[None], descriptors1[None])
+        indices, values = mutual_best(self.network(first, second)[-1].log_scores[0])
+        scores = values.exp()
+        kept = scores >= min_score
+        return indices[kept], scores[kept]
 
 
 def _set_defaults(program: "ONNXProgram", values: dict[str, Tensor]) -> None:

@@ -104,9 +104,9 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
         raise ValueError(f"unknown matcher {name!r}; give {', '.join(MATCHERS)} or the path of a weights file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    state, metadata = read_weights(path) if is_safetensors(path) else ({}, {})
-    if metadata.get("architecture") != ARCHITECTURE:
+    if not is_matcher(path):
         raise ValueError(f"{path}: not the weights of a matcher")
+    state, metadata = read_weights(path)
     network = LightGlue(**json.loads(metadata["options"]))
     try:
         network.load_state_dict(state)
@@ -114,6 +114,11 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
         summary = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: the weights do not fit the matcher that the file names ({summary}…)") from error
     return Matcher(network.to(place), metadata["extractor"])
+
+
+def is_matcher(path: Path) -> bool:
+    """Whether a file holds the weights of a matcher; no if there is none."""
+    return path.is_file() and is_safetensors(path) and read_weights(path)[1].get("architecture") == ARCHITECTURE
 
 
 def save_matcher(matcher: Matcher, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ripe.files import replacing
-from ripe.filters import MatchFilter
+from ripe.filters import MIN_SCORE, MatchFilter
 from ripe.photos import MAX_MEGAPIXELS, MIN_SIDE, check_size, decode, fit_long_side, read_image
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Matches:
 
     Attributes:
         indices: K×2 int64; row (i, j) joins keypoint i of the first image to keypoint j of the second.
-        scores: K float32 cosine similarities of the descriptors, in −1..1.
+        scores: K float32 cosine similarities of the descriptors, in −1..1, or a learned matcher's probabilities.
     """
 
     indices: np.ndarray
@@ -254,7 +254,14 @@ def load(path: str | Path = "compact", *, threads: int | None = None, providers:
         FileNotFoundError: no such file.
         ValueError: it is not a file of `ripe export`, or ONNX Runtime is not installed.
     """
-    found = COMPACT if str(path) == "compact" else Path(path)
+    session, metadata = _session(COMPACT if str(path) == "compact" else Path(path), threads, providers)
+    if not {"name", "threshold", "detection", "weights_sha256"} <= metadata.keys():
+        raise ValueError(f"{path}: not an extractor that `ripe export` has written")
+    return Extractor(session, metadata)
+
+
+def _session(found: Path, threads: int | None, providers: Sequence[str]) -> "tuple[InferenceSession, dict[str, str]]":
+    """What runs a file, and the file's metadata."""
     if not found.is_file():
         raise FileNotFoundError(f"{found}: no such file; `ripe export NAME -o FILE` writes one")
     try:
@@ -271,10 +278,54 @@ def load(path: str | Path = "compact", *, threads: int | None = None, providers:
     except Exception as error:  # each of its many errors is a class of its own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{found}: cannot be run by ONNX Runtime ({reason})") from error
-    metadata = dict(session.get_modelmeta().custom_metadata_map)
-    if not {"name", "threshold", "detection", "weights_sha256"} <= metadata.keys():
-        raise ValueError(f"{found}: not written by `ripe export`")
-    return Extractor(session, metadata)
+    return session, dict(session.get_modelmeta().custom_metadata_map)
+
+
+class Matcher:
+    """A learned matcher's file of `ripe export`; made by `load_matcher`.
+
+    Attributes:
+        metadata: what the file says about itself; `extractor_sha256` is of the weights whose descriptors it knows.
+    """
+
+    def __init__(self, session: "InferenceSession", metadata: dict[str, str]) -> None:
+        self._session = session
+        self.metadata = metadata
+
+    def __call__(self, features0: Features, features1: Features, *, min_score: float = MIN_SCORE) -> Matches:
+        """Match two images' features, as `ripe.Matcher`; scores are probabilities.
+
+        Args:
+            features0: of the first image, from the extractor that the matcher was trained for.
+            features1: of the second image.
+            min_score: least probability of a match, 0..1.
+
+        Raises:
+            ValueError: the descriptors are of another length than the matcher knows.
+        """
+        known = int(self.metadata["descriptor_dim"])
+        feed: dict[str, np.ndarray] = {"min_score": np.array(min_score, dtype=np.float32)}
+        for number, features in enumerate((features0, features1)):
+            length = features.descriptors.shape[1]
+            if length != known:
+                raise ValueError(
+                    f"features{number}: the matcher is for descriptors of {known} numbers, these have {length}; "
+                    "extract the images with the model that it was trained for"
+                )
+            feed[f"keypoints{number}"] = features.keypoints.astype(np.float32)
+            feed[f"descriptors{number}"] = features.descriptors.astype(np.float32)
+            feed[f"size{number}"] = np.array(features.image_size, dtype=np.float32)
+        if len(features0) == 0 or len(features1) == 0:
+            return Matches(np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32))
+        return Matches(*self._session.run(["matches", "scores"], feed))
+
+
+def load_matcher(path: str | Path, *, threads: int | None = None, providers: Sequence[str] = CPU) -> Matcher:
+    """The learned matcher of a file that `ripe export lightglue` has written; arguments and errors as of `load`."""
+    session, metadata = _session(Path(path), threads, providers)
+    if "extractor_sha256" not in metadata:
+        raise ValueError(f"{path}: not a matcher that `ripe export` has written")
+    return Matcher(session, metadata)
 
 
 def match(

@@ -13,6 +13,7 @@ from ripe import runtime
 from ripe.cli import main
 from ripe.detection import DetectionSettings, detect, detect_padded
 from ripe.export import export
+from ripe.networks.lightglue import Points, normalised
 from ripe.pretrained import build, weights_hash
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -97,3 +98,42 @@ def test_without_its_packages_it_says_what_to_install(
     with pytest.raises(ValueError, match=r"pip install 'ripe-keypoints\[export\]'"):
         export(model, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def features_of(count: int, seed: int) -> runtime.Features:
+    """Random features of an image of 320×240 pixels."""
+    rng = np.random.default_rng(seed)
+    descriptors = rng.normal(size=(count, 128)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    keypoints = (rng.random((count, 2)) * 200).astype(np.float32)
+    return runtime.Features(keypoints, np.zeros(count, dtype=np.float32), descriptors, (320, 240))
+
+
+@pytest.mark.slow
+def test_a_matcher_is_exported_for_any_number_of_keypoints(
+    random_matcher: ripe.Matcher, matcher_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "matcher.onnx"
+    assert main(["export", str(matcher_weights), "-o", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"lightglue in {path}, ")
+    exported = runtime.load_matcher(path, threads=1)
+    assert exported.metadata["extractor_sha256"] == "a hash"
+    assert exported.metadata["weights_sha256"] == random_matcher.settings()["matcher_weights"]
+    for counts in ((60, 50), (1, 1), (1, 40), (200, 7)):
+        sides = [features_of(count, seed) for seed, count in enumerate(counts)]
+        points = [
+            Points(normalised(torch.from_numpy(s.keypoints), s.image_size)[None], torch.from_numpy(s.descriptors)[None])
+            for s in sides
+        ]
+        indices, scores = random_matcher.network.match(*points, early=False)
+        for least in (0.0, 0.01):
+            found = exported(*sides, min_score=least)
+            assert found.indices.tolist() == indices[scores >= least].tolist()
+            np.testing.assert_allclose(found.scores, scores[scores >= least], rtol=1e-4, atol=1e-6)
+    assert len(exported(features_of(0, 0), features_of(5, 1))) == 0
+    with pytest.raises(ValueError, match="features0: the matcher is for descriptors of 128 numbers, these have 64"):
+        exported(*[runtime.Features(s.keypoints, s.scores, s.descriptors[:, :64], s.image_size) for s in sides])
+    with pytest.raises(ValueError, match="not an extractor that `ripe export` has written"):
+        runtime.load(path)
+    with pytest.raises(ValueError, match="not a matcher that `ripe export` has written"):
+        runtime.load_matcher(runtime.COMPACT)

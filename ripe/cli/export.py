@@ -9,6 +9,7 @@ from typing import Any
 from ripe.cli import options
 
 EXAMPLES = """  ripe export compact -o compact.onnx
+  ripe export lightglue -o lightglue.onnx
   ripe export my_weights.safetensors -o mine.onnx
   ripe extract photos/ -o features.h5 --backend onnx --model mine.onnx
 
@@ -21,7 +22,11 @@ def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = options.add_command(commands, "export", "Write a network as an ONNX file.", EXAMPLES)
     parser.add_argument(
-        "model", metavar="NAME|FILE", nargs="?", default="compact", help="compact, vgg_hyper or a weights file"
+        "model",
+        metavar="NAME|FILE",
+        nargs="?",
+        default="compact",
+        help="compact, vgg_hyper, lightglue or a weights file",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX", help="the file, replaced whole")
     parser.set_defaults(run=run)
@@ -32,9 +37,16 @@ def run(arguments: argparse.Namespace) -> int:
     from ripe import files
 
     files.check_writable(arguments.output)
-    from ripe.export import export
+    from ripe.export import export, export_matcher
+    from ripe.matchers import is_matcher, load_matcher
     from ripe.pretrained import MODELS, load
 
+    if arguments.model == "lightglue" or is_matcher(Path(arguments.model)):
+        shipped = arguments.model == "lightglue"
+        matcher = load_matcher("compact" if shipped else arguments.model, device="cpu")
+        export_matcher(matcher, arguments.output, license=MODELS["compact"].license if shipped else "not stated")
+        print(f"lightglue in {arguments.output}, {arguments.output.stat().st_size / 1e6:.1f} MB")
+        return 0
     known = MODELS.get(arguments.model)
     model = load(arguments.model, device="cpu")
     export(model, arguments.output, license="not stated" if known is None else known.license)

@@ -56,9 +56,9 @@ class Assignment(NamedTuple):
     confident1: Tensor | None = None
 
 
-def normalised(keypoints: Tensor, image_size: Size) -> Tensor:
+def normalised(keypoints: Tensor, image_size: Size | Tensor) -> Tensor:
     """Keypoints …×2 in pixels as −1..1 along the longer side of an image of (width, height), 0 in its middle."""
-    size = keypoints.new_tensor(image_size)
+    size = image_size if isinstance(image_size, Tensor) else keypoints.new_tensor(image_size)
     return (keypoints - (size - 1) / 2) / (size.max() / 2)
 
 
@@ -167,7 +167,7 @@ def mutual_best(log_scores: Tensor) -> tuple[Tensor, Tensor]:
     They are ordered by the first column.
     """
     best = log_scores.argmax(dim=1)
-    rows = torch.arange(len(best), device=best.device)
+    rows = torch.arange(best.shape[0], device=best.device)  # len() would be a constant where this is exported
     mutual = log_scores.argmax(dim=0)[best] == rows
     return torch.stack([rows[mutual], best[mutual]], dim=-1), log_scores[rows[mutual], best[mutual]]
 
