@@ -64,7 +64,8 @@ def test_evaluation_goes_on_without_plots(tmp_path: Path) -> None:
     result = run_without("matplotlib", *words, "-o", tmp_path / "out")
     assert result.returncode == 0
     assert "ripe: no plots; they need: pip install 'ripe-keypoints[eval]'" in result.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"homography", "pose", "report.md", "results.json"}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"homography", "pairs.csv", "pose", "report.md", "results.json"}
 
 
 def test_the_core_needs_none_of_them(photos: list[Path], tmp_path: Path) -> None:
