@@ -14,7 +14,7 @@ import gradio as gr
 from ripe.demo import examples, intake, outputs
 from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, DemoSettings, MatchedPhotos, Pipeline
 from ripe.drawing import checker, save_flicker
-from ripe.filters import METHODS
+from ripe.filters import METHODS, NAMES, Method
 from ripe.pretrained import MODELS, Pretrained
 from ripe.tables import markdown_table
 from ripe.two_views import INLIER_THRESHOLDS, LONG_SIDE
@@ -36,8 +36,6 @@ HINT = """Lines are coloured by their place in the first photo; red ones do not 
 pinch, or a click and then the wheel. Drag to move, double-click to reset, Escape to scroll again."""
 NOT_ALIGNED = """The photos cannot be laid on each other: the best homography is no better than chance. Overlays are for
 flat scenes and for cameras that have turned but hardly moved."""
-ALIGNED = """The photos cannot be laid on each other: the best homography is no better than chance. Overlays are right
-for flat scenes and for cameras that have turned but hardly moved."""
 ALIGNED = "The second photo in the first one's frame, by a homography ({words}: {inliers} of {matches} matches agree)."
 ANNOUNCED = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite')"
 
@@ -259,7 +257,8 @@ def _choices(models: Mapping[str, str]) -> dict[str, Any]:
     with gr.Accordion("Settings", open=True, elem_id="settings"):
         with gr.Row():
             model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1, min_width=140)
-            method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Matching", min_width=140)
+            methods = [(_label(method), method) for method in METHODS]
+            method = gr.Dropdown(methods, value=METHODS[0], label="Matching", min_width=140)
         label = f"Inlier threshold (px of photos shrunk to {LONG_SIDE})"
         keypoints = _slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most", name="keypoint-limit")
         inlier = _slider(0.25, 10, INLIER_THRESHOLDS[kind], step=0.25, label=label, name="inlier-threshold")
@@ -267,6 +266,11 @@ def _choices(models: Mapping[str, str]) -> dict[str, Any]:
             geometry = gr.Dropdown(list(GEOMETRIES), value=kind, label="Geometry", min_width=140)
             threshold = gr.Textbox("", label="Least score of a keypoint", placeholder="the model's own", min_width=140)
     return dict(zip(CHOICES, (model, method, keypoints, threshold, geometry, inlier), strict=True))
+
+
+def _label(method: Method) -> str:
+    words = NAMES[method] + (" (learned)" if method == "lightglue" else "")
+    return words[0].upper() + words[1:]
 
 
 def _slider(least: float, most: float, value: Any, *, name: str, **options: Any) -> gr.Slider:
