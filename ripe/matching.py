@@ -182,10 +182,10 @@ def check_usable(how: MatchFilter, extractor: str | None = None) -> None:
         assert how.matcher is not None
         known = _learned(how.matcher, torch.device("cpu")).extractor
         if extractor not in (None, known):
-            whose = f"the model {how.matcher}" if how.matcher in MATCHERS else "other weights"
+            whose = f"the model {how.matcher}, not of these" if how.matcher in MATCHERS else "other weights than these"
             raise ValueError(
-                f"the matcher {how.matcher} was trained for the features of {whose}, and these are not; extract with "
-                "that, train a matcher for these (ripe train --config-name matcher), or take the method mutual"
+                f"the matcher {how.matcher} was trained for the features of {whose}; extract with that model, train a "
+                "matcher for these (ripe train --config-name matcher), or take the method mutual"
             )
     if how.method in ("fginn", "adalam"):
         try:
