@@ -256,14 +256,9 @@ class Pipeline:
         """The photos matched as they are and, where that is chance, at several scales, then with the first turned."""
 
         def attempt(scales: tuple[float, ...], quarter_turns: int = 0) -> attempts.MatchedPhotos:
-            keys, (first, second) = zip(
-                *(
-                    self._found(photo, model, settings, scales, turns, watch)
-                    for photo, turns in zip(photos, (quarter_turns, 0), strict=True)
-                ),
-                strict=True,
-            )
-            key = (*keys, settings.how)
+            key0, first = self._found(photos[0], model, settings, scales, quarter_turns, watch)
+            key1, second = self._found(photos[1], model, settings, scales, 0, watch)
+            key = (key0, key1, settings.how)
             matches = self._matches.get(key, watch, lambda: filtered_match(first, second, settings.how))
             max_error = _in_photo_pixels(settings.inlier_threshold, (first.image_size, second.image_size))
             geometry, verdict = self._geometries.get(
@@ -326,7 +321,7 @@ def _load(name: str, device: str | torch.device | None) -> _Model:
 
 
 def _made_by(model: _Model | None, settings: DemoSettings, scales: tuple[float, ...]) -> dict[str, Any]:
-    own = {"model": SIFT, "threshold": None} if model is None else dict(model.settings)
+    own: dict[str, Any] = {"model": SIFT, "threshold": None} if model is None else dict(model.settings)
     if settings.threshold is not None:
         own["threshold"] = settings.threshold
     limits = {"max_keypoints": settings.max_keypoints, "max_side": LONG_SIDE}
