@@ -14,7 +14,7 @@ import gradio as gr
 from ripe.demo import examples, intake, outputs
 from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, DemoSettings, MatchedPhotos, Pipeline
 from ripe.drawing import checker, save_flicker
-from ripe.filters import METHODS, NAMES, Method
+from ripe.filters import METHODS, NAMES
 from ripe.pretrained import MODELS, Pretrained
 from ripe.tables import markdown_table
 from ripe.two_views import INLIER_THRESHOLDS, LONG_SIDE
@@ -25,6 +25,8 @@ SWEEP_SECONDS = 300
 SESSIONS = 50
 PHOTO_HEIGHT = 190
 RIPE, SIFT = "RIPE", "SIFT"
+LABELS = {"mutual": "Nearest neighbours", "fginn": "FGINN", "lightglue": "LightGlue (learned)"}
+"""Of methods of matching whose names in `NAMES` are too long for the field, or say too little."""
 OVERLAYS = ("slider", "blink", "checkerboard")
 CHOICES = ("model", "method", "max_keypoints", "threshold", "geometry", "inlier_threshold")
 """The fields of `DemoSettings` that a visitor chooses; `_choices` has a component for each."""
@@ -257,7 +259,7 @@ def _choices(models: Mapping[str, str]) -> dict[str, Any]:
     with gr.Accordion("Settings", open=True, elem_id="settings"):
         with gr.Row():
             model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1, min_width=140)
-            methods = [(_label(method), method) for method in METHODS]
+            methods = [(LABELS.get(method, NAMES[method]), method) for method in METHODS]
             method = gr.Dropdown(methods, value=METHODS[0], label="Matching", min_width=140)
         label = f"Inlier threshold (px of photos shrunk to {LONG_SIDE})"
         keypoints = _slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most", name="keypoint-limit")
@@ -266,11 +268,6 @@ def _choices(models: Mapping[str, str]) -> dict[str, Any]:
             geometry = gr.Dropdown(list(GEOMETRIES), value=kind, label="Geometry", min_width=140)
             threshold = gr.Textbox("", label="Least score of a keypoint", placeholder="the model's own", min_width=140)
     return dict(zip(CHOICES, (model, method, keypoints, threshold, geometry, inlier), strict=True))
-
-
-def _label(method: Method) -> str:
-    words = NAMES[method] + (" (learned)" if method == "lightglue" else "")
-    return words[0].upper() + words[1:]
 
 
 def _slider(least: float, most: float, value: Any, *, name: str, **options: Any) -> gr.Slider:
