@@ -11,7 +11,7 @@ from torch import Tensor
 from ripe import checks
 from ripe.features import Features, Matches
 from ripe.filters import MatchFilter, Method
-from ripe.matchers import Matcher, load_matcher
+from ripe.matchers import MATCHERS, Matcher, load_matcher
 
 Match = Callable[[Features, Features], Matches]
 """What matches two images' features."""
@@ -182,9 +182,10 @@ def check_usable(how: MatchFilter, extractor: str | None = None) -> None:
         assert how.matcher is not None
         known = _learned(how.matcher, torch.device("cpu")).extractor
         if extractor not in (None, known):
+            whose = f"the model {how.matcher}, not of these" if how.matcher in MATCHERS else "other weights than these"
             raise ValueError(
-                f"the matcher {how.matcher} was trained for the features of other weights than these; extract with "
-                "those, train a matcher for these (ripe train --config-name matcher), or take the method mutual"
+                f"the matcher {how.matcher} was trained for the features of {whose}; extract with that model, train a "
+                "matcher for these (ripe train --config-name matcher), or take the method mutual"
             )
     if how.method in ("fginn", "adalam"):
         try:

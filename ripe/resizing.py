@@ -25,6 +25,11 @@ def check_scales(scales: Sequence[float | str]) -> tuple[float, ...]:
     return tuple(found)
 
 
+def stored_scales(scales: Sequence[float]) -> str | None:
+    """What a feature file says of the scales; None of one scale, so that older files are continued."""
+    return None if tuple(scales) == ONE_SCALE else ",".join(f"{scale:g}" for scale in scales)
+
+
 @dataclass(frozen=True)
 class Resizing:
     """What is done to a photo before an extractor sees it.

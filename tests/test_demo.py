@@ -21,12 +21,17 @@ import torch
 from PIL import Image
 
 import ripe
+from ripe import matching
 from ripe.cli import main
 from ripe.demo import examples, intake, outputs
 from ripe.demo.intake import read_upload
 from ripe.demo.pipeline import DemoSettings, Pipeline
 from ripe.drawing import RED, UNVERIFIED
+from ripe.filters import METHODS
+from ripe.matchers import Matcher, save_matcher
+from ripe.model import RIPE
 from ripe.networks.compact import CompactNet
+from ripe.pretrained import build_compact, weights_hash
 from ripe.two_views import LONG_SIDE
 
 
@@ -120,6 +125,11 @@ def changed(settings: DemoSettings, **values: object) -> DemoSettings:
     return DemoSettings(**{**vars(settings), **values})
 
 
+def new_folder(path: Path) -> Path:
+    (path / "files").mkdir()
+    return path / "files"
+
+
 def test_only_what_a_setting_changes_is_computed_again(
     photos: list[Path], settings: DemoSettings, network_calls: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
@@ -138,12 +148,12 @@ def test_only_what_a_setting_changes_is_computed_again(
     assert len(network_calls) == 2
     fewer = pipeline.run(*photos, changed(settings, max_keypoints=200))
     assert set(fewer.milliseconds) == {"extract", "match", "geometry"}
-    pipeline.run(*photos, changed(settings, threshold=1e6))
-    assert len(network_calls) == 6
+    pipeline.run(*photos, changed(settings, threshold=1e6))  # without keypoints: three scales are tried, too
+    assert len(network_calls) == 12
     renamed = shutil.copy(photos[0], tmp_path / "renamed.jpg")  # the same photo, sent under another name
     assert pipeline.run(renamed, photos[1], settings).views[0].name == "renamed.jpg"
     pipeline.run(*reversed(photos), settings)
-    assert len(network_calls) == 6
+    assert len(network_calls) == 12
 
 
 def test_what_is_kept_is_what_a_fresh_run_finds(photos: list[Path], settings: DemoSettings) -> None:
@@ -199,6 +209,75 @@ def test_sift_sees_the_same_photos_and_not_the_network(
     distances = np.abs(expected[:, None] - found.views[0].features.keypoints.numpy()[None]).max(axis=-1).min(axis=-1)
     assert (distances < 0.1).mean() > 0.9  # the two read grey values in their own ways
     assert set(pipeline.run(*photos, settings.with_sift()).milliseconds) == set()
+
+
+@pytest.fixture
+def compact_matcher(
+    random_matcher: Matcher, model: RIPE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """In place of the matcher `compact`: one with random weights, for the features of the random model."""
+    save_matcher(Matcher(random_matcher.network, weights_hash(model)), tmp_path / "matcher.safetensors")
+    monkeypatch.setattr("ripe.filters.MIN_SCORE", 0.0)
+    monkeypatch.setattr("ripe.matchers.shipped", lambda name: tmp_path / "matcher.safetensors")
+    matching._learned.cache_clear()
+    yield
+    matching._learned.cache_clear()
+
+
+@pytest.mark.usefixtures("compact_matcher")
+def test_every_method_matches_and_a_learned_one_keeps_its_probabilities(
+    photos: list[Path], settings: DemoSettings, tmp_path: Path, random_matcher: Matcher
+) -> None:
+    pipeline = Pipeline("cpu")
+    for method in METHODS:
+        assert pipeline.run(*photos, changed(settings, method=method)).settings.how.method == method
+    asked = changed(settings, method="lightglue")
+    assert pipeline.run(*photos, asked.with_sift()).verdict.name == "matched"
+    result = pipeline.run(*photos, asked)
+    assert len(result.matches) > 0
+    paths = outputs.write_files(result, outputs.pictures(result)[2], new_folder(tmp_path))
+    with h5py.File(paths[3]) as matches:
+        assert matches.attrs["matcher_weights"] == random_matcher.settings()["matcher_weights"]
+        stored = matches["motorcycle_left.jpg/motorcycle_right.jpg/matching_scores0"][()]
+    assert stored.max() == pytest.approx(float(result.matches.scores.max()), abs=1e-3)
+    again = ["match", "--pairs", str(tmp_path / "pairs.txt"), "--features", str(paths[2]), "--matcher", "lightglue"]
+    (tmp_path / "pairs.txt").write_text("motorcycle_left.jpg motorcycle_right.jpg\n")
+    assert main([*again, "-o", str(tmp_path / "again.h5")]) == 0  # the file says whose features it holds
+
+
+@pytest.mark.usefixtures("compact_matcher")
+def test_a_learned_matcher_beside_other_features_is_refused_in_one_line(
+    photos: list[Path], settings: DemoSettings, tmp_path: Path
+) -> None:
+    ripe.save_weights(build_compact(), tmp_path / "other.safetensors")
+    asked = changed(settings, model=str(tmp_path / "other.safetensors"), method="lightglue")
+    with pytest.raises(ValueError, match="trained for the features of the model compact") as refusal:
+        Pipeline("cpu").run(*photos, asked)
+    assert "\n" not in str(refusal.value)
+
+
+def test_turned_photos_get_what_the_command_says_of_them(
+    photos: list[Path], settings: DemoSettings, tmp_path: Path
+) -> None:
+    pair = [tmp_path / "upright.png", tmp_path / "turned.png"]
+    with Image.open(photos[0]) as photo:
+        small = photo.resize((368, 248))
+        small.save(pair[0])
+        small.transpose(Image.Transpose.ROTATE_90).save(pair[1])
+    pipeline = Pipeline("cpu")
+    result = pipeline.run(*pair, settings)
+    document = result.document()
+    command = ["match", *map(str, pair), "--model", settings.model, "--max-keypoints", "300"]
+    main([*command, "--json", str(tmp_path / "command.json")])
+    by_command = json.loads((tmp_path / "command.json").read_text())
+    for key in ("keypoints0", "keypoints1", "matches", "inliers", "verdict", "quarter_turns"):
+        assert document[key] == by_command[key], key
+    assert result.quarter_turns == 1
+    assert "the first photo turned by 90° counter-clockwise, seen at several scales" in outputs.banner(result)
+    assert pipeline.run(*pair, settings).milliseconds == {}
+    written = outputs.write_files(result, outputs.pictures(result)[2], new_folder(tmp_path))
+    with h5py.File(written[2]) as features:
+        assert features.attrs["scales"] == "1,0.5,0.25"
 
 
 def test_made_views_turn_and_enlarge(photos: list[Path]) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar, stage_line
+from ripe.resizing import stored_scales
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +177,7 @@ def _model_candidate(name: str, model: RIPE, protocol: Protocol, arguments: argp
     published = protocol.published_threshold if model.name == "vgg_hyper" else None
     thresholds = (arguments.threshold, published, model.detection.threshold)
     threshold = next(value for value in thresholds if value is not None)
-    scales = options.stored_scales(arguments.scales)
+    scales = stored_scales(arguments.scales)
     settings = {**model_settings(model, threshold), "scales": scales}
     # The folder's name tells two states of one weights file apart.
     shown = name if name in MODELS else Path(name).stem

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
+from ripe.resizing import stored_scales
 
 if TYPE_CHECKING:
     from ripe import runtime
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     masks = {} if arguments.masks is None else masks_below(arguments.masks, named)
     given = options.extraction_settings(arguments)
     model, own = _model(arguments, given["threshold"])
-    settings = {**given, "scales": options.stored_scales(given["scales"]), **own}
+    settings = {**given, "scales": stored_scales(given["scales"]), **own}
     with (
         FeatureFile(arguments.output, settings, overwrite=arguments.overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,

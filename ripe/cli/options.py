@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,11 +239,6 @@ def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_side": arguments.resize,
         "scales": arguments.scales,
     }
-
-
-def stored_scales(scales: Sequence[float]) -> str | None:
-    """What a feature file says of the scales; None of one scale, so that older files are continued."""
-    return None if tuple(scales) == ONE_SCALE else ",".join(f"{scale:g}" for scale in scales)
 
 
 def match_filter(arguments: argparse.Namespace) -> MatchFilter:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
+from ripe.resizing import stored_scales
 from ripe.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _sources(arguments: argparse.Namespace) -> list[Source]:
                 arguments.resize,
                 arguments.max_megapixels,
             ),
-            {**model_settings(model), **limits, "scales": options.stored_scales(arguments.scales)},
+            {**model_settings(model), **limits, "scales": stored_scales(arguments.scales)},
             arguments.masks,
             arguments.resize,
             partial(model.describe_turned, max_megapixels=arguments.max_megapixels),

@@ -83,11 +83,7 @@ MOTORCYCLE = (
     "“Motorcycle”, [Middlebury stereo 2014](https://vision.middlebury.edu/stereo/data/scenes2014/) by Daniel "
     "Scharstein et al., as distributed with scikit-image (BSD-3-Clause)"
 )
-SKULL = (
-    "[“Photogrammetry Test Set: Skull - Cameramoves - Flash - No Background” # 22 and # 24]"
-    "(https://github.com/AlansCodeLog/photogrammetry-test-sets) by [alansartlog](https://alansartlog.com), shrunk / "
-    "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)"
-)
+ROCKET = "[Falcon 9 before a launch](https://www.flickr.com/photos/spacexphotos/16511594820/) by SpaceX / public domain"
 PALACE = (
     "[photo](https://www.flickr.com/photos/danielbuechele/6061409035/) by danielbuechele / "
     "[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/)"
@@ -105,11 +101,11 @@ EXAMPLES = (
         "motorcycle_right.jpg",
     ),
     Example(
-        "Around a skull",
-        "The camera went round it, and there is little to hold on to.",
-        SKULL,
-        "skull_22.jpg",
-        "skull_24.jpg",
+        "Dusk, askew",
+        "Little to hold on to but lattices, seen at 45° and turned by 20°.",
+        ROCKET,
+        "rocket.jpg",
+        Made(turn=20, tilt=45, zoom=1.1),
     ),
     Example("Zoom ×3", "A third of the photo's width, slightly turned.", PALACE, "palace.jpg", Made(turn=5, zoom=3)),
     Example(

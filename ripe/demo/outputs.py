@@ -14,6 +14,7 @@ from ripe.extract_many import Extraction
 from ripe.geometry.homography import resizing_matrix
 from ripe.geometry.verdict import WORDS, Verdict
 from ripe.geometry.warping import picture_of, warp
+from ripe.matching import matching_settings
 from ripe.storage import FeatureFile, MatchFile
 from ripe.two_views import LONG_SIDE
 
@@ -23,7 +24,7 @@ SIGNS = {"matched": "✓", "doubtful": "?", "chance": "✗"}
 REMARKS = {
     "matched": ".",
     "doubtful": ": more than chance mostly gives. Look at the lines before you believe it.",
-    "chance": ", as many as of photos that do not belong together.",
+    "chance": ", as many as of photos that do not belong together, however they are turned.",
 }
 MODEL_WORDS = {"fundamental": "epipolar geometry", "homography": "homography"}
 MAX_WIDTH = 2 * LONG_SIDE + GAP  # so that no pixel that the network saw is lost
@@ -72,10 +73,18 @@ def banner(result: MatchedPhotos) -> str:
     """The verdict as HTML, told by a sign and in words as well as by its class, which gives it a colour."""
     name, inliers, matches = result.verdict.name, result.geometry.num_inliers, len(result.matches)
     agree = f"{inliers} of {matches} matches agree with one {MODEL_WORDS[result.geometry.kind]}"
+    if name != "chance":
+        agree += _how_seen(result)
     return (
         f'<div class="verdict {name}"><span class="sign" aria-hidden="true">{SIGNS[name]}</span>'
         f"<strong>{WORDS[name].capitalize()}</strong> <span>{agree}{REMARKS[name]}</span></div>"
     )
+
+
+def _how_seen(result: MatchedPhotos) -> str:
+    """What had to be done to the photos; nothing where they were matched as they are."""
+    turned = f", the first photo turned by {90 * result.quarter_turns}° counter-clockwise"
+    return (turned if result.quarter_turns else "") + (", seen at several scales" if len(result.scales) > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -114,12 +123,11 @@ def write_files(result: MatchedPhotos, picture: np.ndarray, folder: Path) -> lis
     files.write_json(paths[1], result.document())
     view0, view1 = result.views
     name0, name1 = _distinct_names(view0.name, view1.name)
-    settings = {key: value for key, value in result.document()["settings"].items() if key != "inlier_threshold"}
-    with FeatureFile(paths[2], settings) as features:
+    with FeatureFile(paths[2], result.made_by) as features:
         for name, view in ((name0, view0), (name1, view1)):
             extraction = Extraction(view.features, min(LONG_SIDE, max(view.features.image_size)))
             features.add({name: view.features}, {name: extraction.uncertainty})
-    with MatchFile(paths[3], settings) as matches:
+    with MatchFile(paths[3], {**result.made_by, **matching_settings(result.settings.how)}) as matches:
         matches.add({(name0, name1): (result.matches, len(view0.features), len(view1.features))})
     return paths
 

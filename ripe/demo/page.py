@@ -14,7 +14,7 @@ import gradio as gr
 from ripe.demo import examples, intake, outputs
 from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, DemoSettings, MatchedPhotos, Pipeline
 from ripe.drawing import checker, save_flicker
-from ripe.filters import METHODS
+from ripe.filters import METHODS, NAMES
 from ripe.pretrained import MODELS, Pretrained
 from ripe.tables import markdown_table
 from ripe.two_views import INLIER_THRESHOLDS, LONG_SIDE
@@ -25,6 +25,8 @@ SWEEP_SECONDS = 300
 SESSIONS = 50
 PHOTO_HEIGHT = 190
 RIPE, SIFT = "RIPE", "SIFT"
+LABELS = {"mutual": "Nearest neighbours", "fginn": "FGINN", "lightglue": "LightGlue (learned)"}
+"""Of methods of matching whose names in `NAMES` are too long for the field, or say too little."""
 OVERLAYS = ("slider", "blink", "checkerboard")
 CHOICES = ("model", "method", "max_keypoints", "threshold", "geometry", "inlier_threshold")
 """The fields of `DemoSettings` that a visitor chooses; `_choices` has a component for each."""
@@ -36,8 +38,6 @@ HINT = """Lines are coloured by their place in the first photo; red ones do not 
 pinch, or a click and then the wheel. Drag to move, double-click to reset, Escape to scroll again."""
 NOT_ALIGNED = """The photos cannot be laid on each other: the best homography is no better than chance. Overlays are for
 flat scenes and for cameras that have turned but hardly moved."""
-ALIGNED = """The photos cannot be laid on each other: the best homography is no better than chance. Overlays are right
-for flat scenes and for cameras that have turned but hardly moved."""
 ALIGNED = "The second photo in the first one's frame, by a homography ({words}: {inliers} of {matches} matches agree)."
 ANNOUNCED = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite')"
 
@@ -259,7 +259,8 @@ def _choices(models: Mapping[str, str]) -> dict[str, Any]:
     with gr.Accordion("Settings", open=True, elem_id="settings"):
         with gr.Row():
             model = gr.Dropdown(names, value=names[0], label="Model", interactive=len(names) > 1, min_width=140)
-            method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Matching", min_width=140)
+            methods = [(LABELS.get(method, NAMES[method]), method) for method in METHODS]
+            method = gr.Dropdown(methods, value=METHODS[0], label="Matching", min_width=140)
         label = f"Inlier threshold (px of photos shrunk to {LONG_SIDE})"
         keypoints = _slider(128, MAX_KEYPOINTS, 2048, step=128, label="Keypoints at most", name="keypoint-limit")
         inlier = _slider(0.25, 10, INLIER_THRESHOLDS[kind], step=0.25, label=label, name="inlier-threshold")

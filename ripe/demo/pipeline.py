@@ -7,12 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from ripe import two_views
+from ripe import attempts, two_views
 from ripe.demo.intake import read_upload
 from ripe.evaluation.baselines import sift
 from ripe.extractors import to_original
@@ -20,14 +20,16 @@ from ripe.features import Features, Matches, TwoViewGeometry
 from ripe.filters import MatchFilter, Method
 from ripe.geometry.verdict import Verdict
 from ripe.images import as_rgb, rescale_keypoints, shrink
-from ripe.matching import filtered_match
+from ripe.matching import check_usable, filtered_match
 from ripe.model import RIPE
-from ripe.pretrained import load
+from ripe.pretrained import load, model_settings
+from ripe.resizing import ONE_SCALE, SEVERAL_SCALES, stored_scales
 from ripe.two_views import INLIER_THRESHOLDS, LONG_SIDE
 
 MAX_KEYPOINTS = 8192  # matching takes memory by its square
 KEPT_PAIRS = 4
-EXTRACTORS = 2  # of a pair: the model and SIFT
+KEPT_FEATURES = 9  # of a pair: of both photos by SIFT, at one scale, and at several; of the first one in three turns
+KEPT_TRIES = 6  # of a pair: by SIFT; by the model at one scale, at several, and in three turns
 KEPT_MODELS = 2
 Value = TypeVar("Value")
 GEOMETRIES = ("fundamental", "homography")
@@ -44,7 +46,7 @@ class DemoSettings:
         max_keypoints: how many keypoints a photo keeps at most; 1 to `MAX_KEYPOINTS`.
         threshold: least score of a keypoint; the model's own if None.
         method: how descriptors are matched; see `ripe.filters.MatchFilter`.
-        ratio: of the ratio test; see there.
+        ratio: of the ratio test, for the methods that have one; see there.
         geometry: one of `GEOMETRIES`.
         inlier_threshold: in pixels of the photos as the network sees them, `LONG_SIDE` at most.
     """
@@ -56,6 +58,11 @@ class DemoSettings:
     ratio: float | None = None
     geometry: str = "fundamental"
     inlier_threshold: float = 1.0
+
+    @property
+    def how(self) -> MatchFilter:
+        """How descriptors are matched."""
+        return MatchFilter(self.method, self.ratio)
 
     def with_sift(self) -> "DemoSettings":
         """The same for SIFT, with its own ratio test."""
@@ -88,21 +95,27 @@ class MatchedPhotos:
 
     Attributes:
         settings: what was asked for.
-        threshold: the least score that was in force; None for SIFT, which has none.
-        views: both photos.
+        made_by: what the features depend on, as `ripe extract` stores it.
+        views: both photos, upright.
         matches: of the two.
         geometry: fitted to the matches.
         verdict: on it.
         milliseconds: of the stages that ran for this request; kept results cost nothing and are not named.
+        quarter_turns: by which the first photo was turned for this, counter-clockwise.
+        scales: at which the photos were seen.
+        tries: of which this is the best.
     """
 
     settings: DemoSettings
-    threshold: float | None
+    made_by: dict[str, Any]
     views: tuple[ShownPhoto, ShownPhoto]
     matches: Matches
     geometry: TwoViewGeometry
     verdict: Verdict
     milliseconds: dict[str, float]
+    quarter_turns: int
+    scales: tuple[float, ...]
+    tries: int
 
     @property
     def points(self) -> tuple[Tensor, Tensor]:
@@ -115,19 +128,39 @@ class MatchedPhotos:
         if self.geometry.kind == "homography":
             return self.geometry, self.verdict
         sizes = [view.features.image_size for view in self.views]
-        return _fit("homography", self.points, _in_photo_pixels(INLIER_THRESHOLDS["homography"], sizes))
+        geometry, verdict = _fit("homography", self.points, _in_photo_pixels(INLIER_THRESHOLDS["homography"], sizes))
+        return geometry, verdict.best_of(self.tries)
 
     def document(self) -> dict[str, Any]:
         """What `ripe match --json` writes, its inlier threshold in pixels of the photos, with the photos' names."""
         settings = {**asdict(self.settings), "model": Path(self.settings.model).name, "precision": "float32"}
         settings |= {
-            "threshold": self.threshold,
+            "threshold": self.made_by["threshold"],
             "largest_side": LONG_SIDE,
+            "scales": self.scales,
+            "matcher": str(self.settings.how),
             "inlier_threshold": self.geometry.max_error,
         }
         features = [view.features for view in self.views]
         found = two_views.document(settings, features, self.matches, self.geometry, self.verdict, self.milliseconds)
-        return {"name0": self.views[0].name, "name1": self.views[1].name, **found}
+        names = {"name0": self.views[0].name, "name1": self.views[1].name}
+        return {**names, **found, "quarter_turns": self.quarter_turns}
+
+
+class _Model(NamedTuple):
+    """A model, and what its features depend on."""
+
+    model: RIPE
+    settings: dict[str, Any]
+
+
+class _Photo(NamedTuple):
+    """A photo that was sent: `pixels` decodes it when they are asked for."""
+
+    name: str
+    content: bytes
+    shown: Tensor
+    pixels: Callable[[], Tensor]
 
 
 class Kept(Generic[Value]):
@@ -152,9 +185,11 @@ class Kept(Generic[Value]):
 class Pipeline:
     """Matches pairs of photos, one request after the other, whichever thread asks.
 
-    Kept are the models, a photo's features by (content, model, keypoints, threshold), the matches by the features of
-    both and the method, and the geometries by the matches and the settings of the fit: moving the inlier threshold only
-    fits again.
+    Where the verdict is chance, the model tries harder, as `ripe.match_photos` does.
+
+    Kept are the models, a photo's features by (content, model, keypoints, threshold, scales, turns), the matches by the
+    features of both and the method, and the geometries by the matches and the settings of the fit: moving the inlier
+    threshold only fits again, unless the verdict becomes chance.
 
     Args:
         device: where the models run; a GPU if there is one, otherwise the CPU, if None.
@@ -163,11 +198,11 @@ class Pipeline:
     def __init__(self, device: str | torch.device | None = None) -> None:
         self._device = device
         self._lock = threading.Lock()
-        self._models: Kept[RIPE] = Kept("load", KEPT_MODELS)
+        self._models: Kept[_Model] = Kept("load", KEPT_MODELS)
         self._shown: Kept[Tensor] = Kept("read", 2 * KEPT_PAIRS)
-        self._features: Kept[Features] = Kept("extract", 2 * EXTRACTORS * KEPT_PAIRS)
-        self._matches: Kept[Matches] = Kept("match", EXTRACTORS * KEPT_PAIRS)
-        self._geometries: Kept[tuple[TwoViewGeometry, Verdict]] = Kept("geometry", 8 * EXTRACTORS * KEPT_PAIRS)
+        self._features: Kept[Features] = Kept("extract", KEPT_FEATURES * KEPT_PAIRS)
+        self._matches: Kept[Matches] = Kept("match", KEPT_TRIES * KEPT_PAIRS)
+        self._geometries: Kept[tuple[TwoViewGeometry, Verdict]] = Kept("geometry", 8 * KEPT_TRIES * KEPT_PAIRS)
 
     def run(self, path0: str | Path, path1: str | Path, settings: DemoSettings) -> MatchedPhotos:
         """Match two photo files.
@@ -176,35 +211,90 @@ class Pipeline:
             ValueError, OSError: a setting or a photo is not usable, or the model's weights cannot be had.
         """
         _check(settings)
-        how = MatchFilter(settings.method, settings.ratio)
         watch = two_views.Stopwatch()
         with self._lock:
             model = None
             if settings.model != SIFT:
-                model = self._models.get(settings.model, watch, lambda: load(settings.model, device=self._device))
-            (key0, view0), (key1, view1) = (self._view(Path(path), model, settings, watch) for path in (path0, path1))
-            features = view0.features, view1.features
-            matches = self._matches.get((key0, key1, how), watch, lambda: filtered_match(*features, how))
-            max_error = _in_photo_pixels(settings.inlier_threshold, [found.image_size for found in features])
-            points = matches.points(*features)
-            geometry, verdict = self._geometries.get(
-                (key0, key1, how, settings.geometry, max_error),
-                watch,
-                lambda: _fit(settings.geometry, points, max_error),
-            )
-        threshold = model.detection.threshold if model and settings.threshold is None else settings.threshold
-        return MatchedPhotos(settings, threshold, (view0, view1), matches, geometry, verdict, watch.milliseconds)
+                model = self._models.get(settings.model, watch, lambda: _load(settings.model, self._device))
+            check_usable(settings.how, model.settings["weights"] if model else None)
+            photos = self._photo(Path(path0), watch), self._photo(Path(path1), watch)
+            tried = self._tries(photos, model, settings, watch)
+        best = attempts.best_of(tried)
+        assert best.geometry is not None  # as `_check` lets only geometries pass
+        assert best.verdict is not None
+        upright = next(each for each in tried if each.features1 is best.features1)
+        first, second = (
+            ShownPhoto(photo.name, photo.shown, features)
+            for photo, features in zip(photos, (upright.features0, upright.features1), strict=True)
+        )
+        scales = ONE_SCALE if upright is tried[0] else SEVERAL_SCALES
+        return MatchedPhotos(
+            settings,
+            _made_by(model, settings, scales),
+            (first, second),
+            best.matches,
+            best.geometry,
+            best.verdict,
+            watch.milliseconds,
+            best.quarter_turns,
+            scales,
+            len(tried),
+        )
 
-    def _view(
-        self, path: Path, model: RIPE | None, settings: DemoSettings, watch: two_views.Stopwatch
-    ) -> tuple[Hashable, ShownPhoto]:
-        """A photo's view, and the key of its features."""
-        photo = functools.cache(lambda: as_rgb(read_upload(path)))  # decoded once, and only where something is missing
+    def _photo(self, path: Path, watch: two_views.Stopwatch) -> _Photo:
+        pixels = functools.cache(lambda: as_rgb(read_upload(path)))  # decoded once, and only where something is missing
         content = _digest(path)
-        shown = self._shown.get(content, watch, lambda: _shown(photo()))
-        key = (content, settings.model, settings.max_keypoints, settings.threshold)
-        features = self._features.get(key, watch, lambda: _extract(model, photo(), settings))
-        return key, ShownPhoto(path.name, shown, features)
+        return _Photo(path.name, content, self._shown.get(content, watch, lambda: _shown(pixels())), pixels)
+
+    def _tries(
+        self,
+        photos: tuple[_Photo, _Photo],
+        model: _Model | None,
+        settings: DemoSettings,
+        watch: two_views.Stopwatch,
+    ) -> list[attempts.MatchedPhotos]:
+        """The photos matched as they are and, where that is chance, at several scales, then with the first turned."""
+
+        def attempt(scales: tuple[float, ...], quarter_turns: int = 0) -> attempts.MatchedPhotos:
+            key0, first = self._found(photos[0], model, settings, scales, quarter_turns, watch)
+            key1, second = self._found(photos[1], model, settings, scales, 0, watch)
+            key = (key0, key1, settings.how)
+            matches = self._matches.get(key, watch, lambda: filtered_match(first, second, settings.how))
+            max_error = _in_photo_pixels(settings.inlier_threshold, (first.image_size, second.image_size))
+            geometry, verdict = self._geometries.get(
+                (key, settings.geometry, max_error),
+                watch,
+                lambda: _fit(settings.geometry, matches.points(first, second), max_error),
+            )
+            return attempts.MatchedPhotos(first, second, matches, geometry, verdict, quarter_turns)
+
+        tried = [attempt(ONE_SCALE)]
+        if model is not None and tried[0].by_chance:
+            tried.append(attempt(SEVERAL_SCALES))
+            if tried[1].by_chance:
+                tried += [attempt(SEVERAL_SCALES, turns) for turns in (1, 2, 3)]
+        return tried
+
+    def _found(
+        self,
+        photo: _Photo,
+        model: _Model | None,
+        settings: DemoSettings,
+        scales: tuple[float, ...],
+        quarter_turns: int,
+        watch: two_views.Stopwatch,
+    ) -> tuple[Hashable, Features]:
+        """The features of a photo, described as it looks in quarter turns, and their key."""
+        key = (photo.content, settings.model, settings.max_keypoints, settings.threshold, scales)
+        found = self._features.get(key, watch, lambda: _extract(model, photo.pixels(), settings, scales))
+        if quarter_turns == 0 or model is None:
+            return key, found
+        turned = self._features.get(
+            (*key, quarter_turns),
+            watch,
+            lambda: model.model.describe_turned(photo.pixels(), found, quarter_turns).to("cpu"),
+        )
+        return (*key, quarter_turns), turned
 
 
 def _check(settings: DemoSettings) -> None:
@@ -225,13 +315,28 @@ def _shown(photo: Tensor) -> Tensor:
     return (shrink(photo, LONG_SIDE).clamp(0, 1) * 255).round().byte()
 
 
-def _extract(model: RIPE | None, photo: Tensor, settings: DemoSettings) -> Features:
+def _load(name: str, device: str | torch.device | None) -> _Model:
+    model = load(name, device=device)
+    return _Model(model, model_settings(model))
+
+
+def _made_by(model: _Model | None, settings: DemoSettings, scales: tuple[float, ...]) -> dict[str, Any]:
+    own: dict[str, Any] = {"model": SIFT, "threshold": None} if model is None else dict(model.settings)
+    if settings.threshold is not None:
+        own["threshold"] = settings.threshold
+    limits = {"max_keypoints": settings.max_keypoints, "max_side": LONG_SIDE}
+    return {**own, **limits, "scales": stored_scales(scales)}
+
+
+def _extract(model: _Model | None, photo: Tensor, settings: DemoSettings, scales: tuple[float, ...]) -> Features:
     """Features of a photo that is shrunk for it, by SIFT if there is no model."""
     limit = settings.max_keypoints
     if model is None:
         return to_original(sift(limit)(shrink(photo, LONG_SIDE).clamp(0, 1)), photo)
-    found = model.extract(photo, max_keypoints=limit, threshold=settings.threshold, resize=LONG_SIDE, enlarge=False)
-    return found[0].to("cpu")
+    [found] = model.model.extract(
+        photo, max_keypoints=limit, threshold=settings.threshold, resize=LONG_SIDE, enlarge=False, scales=scales
+    )
+    return found.to("cpu")
 
 
 def _in_photo_pixels(inlier_threshold: float | None, sizes: Sequence[tuple[int, int]]) -> float:
