@@ -197,6 +197,7 @@ def test_the_wheel_scrolls_and_zooms_where_it_is_asked_to(page: Page) -> None:
 @pytest.mark.phone
 def test_a_phone_shows_a_readable_table_and_pinches(page: Page) -> None:
     picture = run_example(page, "Two cameras", "matched")
+    expect(page.locator("#verdict")).to_be_in_viewport()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     expect(page.locator("#figures")).to_contain_text("Time to extract")
     rows = [box(row)["height"] for row in page.locator("#figures tr").all()]

@@ -40,6 +40,8 @@ NOT_ALIGNED = """The photos cannot be laid on each other: the best homography is
 flat scenes and for cameras that have turned but hardly moved."""
 ALIGNED = "The second photo in the first one's frame, by a homography ({words}: {inliers} of {matches} matches agree)."
 ANNOUNCED = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite')"
+SHOW_RESULTS = "() => { if (innerWidth <= 600) document.querySelector('#verdict').scrollIntoView() }"
+"""On a phone they are below everything else."""
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +124,8 @@ def build(pipeline: Pipeline, models: Mapping[str, str], folder: Path) -> gr.Blo
             event.then(answer.belongs, **belongs)
             event.success(answer.draw, **pictures).success(answer.overlay, **laid)
             event.success(answer.files, state, downloads, **private)
+        for event in matched[:2]:
+            event.success(None, js=SHOW_RESULTS, queue=False, **private)
         gr.on([each.change for each in asked], answer.belongs, trigger_mode="always_last", **belongs)
         side.input(answer.draw, **pictures)
         gr.on([side.input, overlay[0].input], answer.overlay, **laid)
