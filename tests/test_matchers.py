@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from test_training_run import two_processes
 from torch.nn.functional import normalize
 
 import ripe
@@ -214,3 +215,18 @@ def test_a_start_that_does_not_fit_is_refused(random_matcher: Matcher, scenes: P
     config = small_run(scenes, tmp_path / "run")
     with pytest.raises(ValueError, match=r"matcher\.start=.*m\.safetensors: a matcher of "):
         train(replace(config, matcher=replace(config.matcher, start=str(tmp_path / "m.safetensors"))))
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(scenes: Path, tmp_path: Path) -> None:
+    """Each has half of a step's pairs, of which one without a keypoint must not make the other wait."""
+    alone = small_run(scenes, tmp_path / "alone")
+    train(alone)
+    results = two_processes(replace(alone, output=tmp_path / "runs"), "train(config)", tmp_path)
+    assert [status for status, *_ in results] == [0, 0], results
+    losses = []
+    for folder in (alone.folder, tmp_path / "runs" / "rank0"):
+        rows = (folder / "log.csv").read_text().splitlines()
+        column = rows[0].split(",").index("loss/total")
+        losses.append([float(row.split(",")[column]) for row in rows[1:]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

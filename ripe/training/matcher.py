@@ -13,6 +13,7 @@ from ripe.data.batch import PairBatch
 from ripe.evaluation.measures import Rival, matcher_rival
 from ripe.features import Features
 from ripe.matchers import Matcher, as_points, load_matcher, save_matcher
+from ripe.model import RIPE
 from ripe.networks.lightglue import Assignment, LightGlue
 from ripe.objective.assignment import (
     Truth,
@@ -26,7 +27,8 @@ from ripe.objective.assignment import (
 )
 from ripe.objective.tally import Tally
 from ripe.pretrained import load, weights_hash
-from ripe.recipe.config import MatcherConfig
+from ripe.recipe.config import MatcherConfig, TrainConfig
+from ripe.training.engine import Engine
 from ripe.training.pictures import match_picture
 from ripe.training.trainer import Contribution, Trainer
 
@@ -34,10 +36,15 @@ from ripe.training.trainer import Contribution, Trainer
 class MatcherTrainer(Trainer[LightGlue]):
     """A run that trains a matcher."""
 
+    def __init__(self, config: TrainConfig, engine: Engine | None = None) -> None:
+        engine = Engine(config) if engine is None else engine
+        extractor: RIPE = engine.by_main(lambda: load(config.matcher.extractor, device="cpu"))
+        self._extractor = extractor.to(engine.device)
+        super().__init__(config, engine)
+
     def initial(self) -> LightGlue:
         """The network that the run starts from; see `Trainer.initial`."""
         config = self.config.matcher
-        self._extractor = load(config.extractor)
         network = LightGlue(self._extractor.descriptor_dim, config.width, config.layers, config.heads)
         if config.start is not None:
             started = load_matcher(config.start, device="cpu").network
@@ -81,49 +88,44 @@ class MatcherTrainer(Trainer[LightGlue]):
         assignments = self._trained(*(as_points([_some(each) for each in side], device) for side in sides))
         called = time.perf_counter()
         seeds = self.pair_numbers(step)
-        known = {
-            index: (
-                of_pair(assignments, index, len(sides[0][index]), len(sides[1][index])),
-                sides[0][index].keypoints,
-                sides[1][index].keypoints,
-            )
-            for index in range(len(batch))
-            if len(sides[0][index]) and len(sides[1][index])
-        }
-        waiting = {index: _truth(batch, index, *each, config, seeds[index], executor) for index, each in known.items()}
-        tally, losses = Tally(), []
+        found: dict[int, list[Assignment]] = {}
+        waiting: dict[int, Callable[[], Truth]] = {}
+        for index, (first, second) in enumerate(zip(*sides, strict=True)):
+            if len(first) and len(second):
+                found[index] = of_pair(assignments, index, len(first), len(second))
+                points = first.keypoints, second.keypoints
+                waiting[index] = _truth(batch, index, found[index], points, config, seeds[index], executor)
+        # All that the network gives is part of the graph, so that every process has every gradient.
+        loss = torch.stack([part.sum() for layer in assignments for part in layer if part is not None]).sum() * 0
+        tally = Tally()
+        for index, truth in waiting.items():
+            known = truth()
+            loss = loss + assignment_loss(found[index], known) + confidence_loss(found[index])
+            note(tally, found[index][-1], known)
+        tally.add("loss/total", float(loss.detach()) / len(batch))
         tally.add("keypoints", sum(map(len, features)), len(features))
-        tally.add("skipped_pairs", len(batch) - len(known))
-        for index, (found, *_) in known.items():
-            truth = waiting[index]()
-            losses.append(assignment_loss(found, truth) + confidence_loss(found))
-            note(tally, found[-1], truth)
-        # What is padded, or alone, is part of the graph all the same, so that every process has every gradient.
-        nothing = sum(part.sum() for part in assignments[-1][:1]) * 0
-        loss = (torch.stack([*losses, nothing]).sum()) / pairs
-        tally.add("loss/total", float(loss.detach()) * pairs / len(batch), 1.0)
+        tally.add("skipped_pairs", len(batch) - len(found))
         tally.add("skipped_files", len(batch.skipped))
         seconds = {"time/forward": called - started, "time/loss": time.perf_counter() - called}
-        return Contribution(loss, tally, seconds)
+        return Contribution(loss / pairs, tally, seconds)
 
 
 def _truth(
     batch: PairBatch,
     index: int,
     found: Sequence[Assignment],
-    keypoints0: torch.Tensor,
-    keypoints1: torch.Tensor,
+    points: tuple[torch.Tensor, torch.Tensor],
     config: MatcherConfig,
     seed: int,
     executor: Executor,
 ) -> Callable[[], Truth]:
-    """What waits for the truth about a pair of the batch."""
+    """What waits for the truth about a pair of the batch with these keypoints."""
     if not batch.positive[index]:
-        return lambda: of_strangers(len(keypoints0), len(keypoints1), keypoints0.device)
+        return lambda: of_strangers(len(points[0]), len(points[1]), points[0].device)
     if batch.by_warp[index]:
-        warp, same = batch.H_0to1[index].to(keypoints0.device), bool(batch.one_photo[index])
-        return lambda: by_homography(keypoints0, keypoints1, warp, config, same=same)
-    return by_epipolar_geometry(keypoints0, keypoints1, found[-1].log_scores[0], config, seed=seed, executor=executor)
+        warp, same = batch.H_0to1[index].to(points[0].device), bool(batch.one_photo[index])
+        return lambda: by_homography(*points, warp, config, same=same)
+    return by_epipolar_geometry(*points, found[-1].log_scores[0], config, seed=seed, executor=executor)
 
 
 def _some(features: Features) -> Features:
