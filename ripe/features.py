@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ripe.files import write_arrays
 from ripe.filters import NO_MATCH
 
 GeometryKind = Literal["fundamental", "homography", "essential"]
@@ -81,10 +82,7 @@ class Features:
         Raises:
             OSError: it cannot be written.
         """
-        from ripe.files import replacing
-
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **self.numpy())  # type: ignore[arg-type]
+        write_arrays(path, self.numpy())
 
     def __repr__(self) -> str:
         width, height = self.image_size

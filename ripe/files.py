@@ -6,12 +6,15 @@ import math
 import os
 import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +108,14 @@ def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> 
     text = json.dumps(_finite(content), allow_nan=False, indent=indent)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_arrays(path: str | Path, arrays: "Mapping[str, np.ndarray]") -> None:
+    """Write arrays by name to a file of NumPy's npz format, whole or not at all; `OSError` if it cannot be written."""
+    import numpy as np
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _finite(content: Any) -> Any:

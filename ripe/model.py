@@ -25,6 +25,7 @@ from ripe.images import resize as resize_image
 from ripe.inference import Failed, MaskLike, Prepared, Size, batches, inside, prepare, stacked
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.folding import FoldedCopy
+from ripe.photos import check_long_side
 from ripe.resizing import ONE_SCALE, check_scales
 
 
@@ -168,8 +169,7 @@ class RIPE(nn.Module):
             ValueError: an argument is not usable; at once, before any image is read.
         """
         _check_max_keypoints(max_keypoints, "max_keypoints")
-        if resize is not None and resize < MIN_SIDE:
-            raise ValueError(f"resize is {resize}; the longer side needs {MIN_SIDE} pixels or more")
+        check_long_side(resize)
         settings = self.detection if threshold is None else replace(self.detection, threshold=threshold)
         asked = _Asked(settings, max_keypoints, check_scales(scales))
         masked = zip(images, repeat(None)) if masks is None else zip(images, masks, strict=True)

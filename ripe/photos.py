@@ -136,6 +136,12 @@ def check_size(size: Sequence[int], name: str) -> None:
         raise ValueError(f"{name}: {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more")
 
 
+def check_long_side(resize: int | None) -> None:
+    """Raise a `ValueError` if photos cannot be brought to a longer side of `resize` pixels; None is none at all."""
+    if resize is not None and resize < MIN_SIDE:
+        raise ValueError(f"resize is {resize}; the longer side needs {MIN_SIDE} pixels or more")
+
+
 def fit_long_side(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     """(height, width) scaled so that the longer side is `long_side`, both at least 1; sides are rounded."""
     scale = long_side / max(size)

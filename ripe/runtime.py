@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ripe.files import replacing
+from ripe.files import write_arrays
 from ripe.filters import MIN_SCORE, MatchFilter
-from ripe.photos import MAX_MEGAPIXELS, MIN_SIDE, check_size, decode, fit_long_side, read_image
+from ripe.photos import MAX_MEGAPIXELS, MIN_SIDE, check_long_side, check_size, decode, fit_long_side, read_image
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -67,8 +67,7 @@ class Features:
         Raises:
             OSError: it cannot be written.
         """
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **self.numpy())  # type: ignore[arg-type]
+        write_arrays(path, self.numpy())
 
     def __repr__(self) -> str:
         width, height = self.image_size
@@ -182,8 +181,7 @@ class Extractor:
         """
         if max_keypoints is not None and max_keypoints < 1:
             raise ValueError(f"max_keypoints is {max_keypoints}; it must be 1 or more, or None for all")
-        if resize is not None and resize < MIN_SIDE:
-            raise ValueError(f"resize is {resize}; the longer side needs {MIN_SIDE} pixels or more")
+        check_long_side(resize)
         masked = zip(images, repeat(None)) if masks is None else zip(images, masks, strict=True)
 
         def results() -> Iterator[tuple[int, Features]]:

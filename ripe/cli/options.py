@@ -229,10 +229,9 @@ def device(arguments: argparse.Namespace) -> torch.device:
 
 def extraction_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `ripe.extract_many.model_extract` that the options stand for."""
-    from ripe.photos import MIN_SIDE
+    from ripe.photos import check_long_side
 
-    if arguments.resize is not None and arguments.resize < MIN_SIDE:
-        raise ValueError(f"--resize is {arguments.resize}; the longer side needs {MIN_SIDE} pixels or more")
+    check_long_side(arguments.resize)  # before anything is loaded
     return {
         "max_keypoints": arguments.max_keypoints,
         "threshold": arguments.threshold,
