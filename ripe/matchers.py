@@ -13,7 +13,7 @@ from ripe.features import Features, Matches
 from ripe.filters import MIN_SCORE
 from ripe.networks.lightglue import LightGlue, Points, normalised
 from ripe.pretrained import usable_device
-from ripe.stored_weights import hash_of, is_safetensors, read_weights, write_weights
+from ripe.stored_weights import hash_of, load_into, read_metadata, read_weights, write_weights
 
 ARCHITECTURE = "lightglue"
 MATCHERS = {"compact": "compact_lightglue.safetensors"}
@@ -108,17 +108,13 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
         raise ValueError(f"{path}: not the weights of a matcher")
     state, metadata = read_weights(path)
     network = LightGlue(**json.loads(metadata["options"]))
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        summary = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: the weights do not fit the matcher that the file names ({summary}…)") from error
+    load_into(network, state, path, "the matcher that the file names")
     return Matcher(network.to(place), metadata["extractor"])
 
 
 def is_matcher(path: Path) -> bool:
     """Whether a file holds the weights of a matcher; no if there is none."""
-    return path.is_file() and is_safetensors(path) and read_weights(path)[1].get("architecture") == ARCHITECTURE
+    return path.is_file() and read_metadata(path).get("architecture") == ARCHITECTURE
 
 
 def save_matcher(matcher: Matcher, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:

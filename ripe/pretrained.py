@@ -20,7 +20,7 @@ from ripe.model import RIPE
 from ripe.networks.compact import CompactNet
 from ripe.networks.descriptors import ProjectedColumn
 from ripe.networks.vgg import Interpolation, VggNet, descriptor_head
-from ripe.stored_weights import hash_of, is_safetensors, read_state_dict, read_weights, write_weights
+from ripe.stored_weights import hash_of, is_safetensors, load_into, read_state_dict, read_weights, write_weights
 
 COMPACT_SHA256 = "3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f"
 RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
@@ -239,11 +239,7 @@ def _load_file(path: Path, options: Mapping[str, Any] | None = None) -> RIPE:
     state, metadata = read_weights(path) if is_safetensors(path) else (read_state_dict(path), {})
     stored_options = json.loads(metadata.get("options", "{}"))
     model = build(metadata.get("architecture", "vgg_hyper"), **{**stored_options, **(options or {})})
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        summary = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: the weights do not fit the architecture {model.name} ({summary}…)") from error
+    load_into(model, state, path, f"the architecture {model.name}")
     if "detection" in metadata:
         model.detection = DetectionSettings(**json.loads(metadata["detection"]))
     return model.eval()

@@ -1,13 +1,15 @@
 """Files of trained weights: ours are safetensors with a line on what they are; PyTorch's state dicts are read, too."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ripe.files import replacing
 
@@ -45,11 +47,25 @@ def is_safetensors(path: Path) -> bool:
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, on the CPU, and the metadata of a safetensors file; `ValueError` names one that is damaged."""
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no iterator)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a weights file says of itself; nothing if it is no safetensors file. Errors as in `read_weights`."""
+    if not is_safetensors(path):
+        return {}
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+def load_into(network: nn.Module, state: State, path: Path, what: str) -> None:
+    """Give a network the weights of a file; `ValueError` says that they do not fit `what` the network is."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no iterator)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: damaged weights file ({error})") from error
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        summary = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: the weights do not fit {what} ({summary}…)") from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -70,3 +86,13 @@ def hash_of(name: str, state: State) -> str:
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: damaged weights file ({error})") from error

@@ -41,14 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
     from ripe.matchers import is_matcher, load_matcher
     from ripe.pretrained import MODELS, load
 
-    if arguments.model == "lightglue" or is_matcher(Path(arguments.model)):
-        shipped = arguments.model == "lightglue"
-        matcher = load_matcher("compact" if shipped else arguments.model, device="cpu")
-        export_matcher(matcher, arguments.output, license=MODELS["compact"].license if shipped else "not stated")
-        print(f"lightglue in {arguments.output}, {arguments.output.stat().st_size / 1e6:.1f} MB")
-        return 0
-    known = MODELS.get(arguments.model)
-    model = load(arguments.model, device="cpu")
-    export(model, arguments.output, license="not stated" if known is None else known.license)
-    print(f"{model.name} in {arguments.output}, {arguments.output.stat().st_size / 1e6:.1f} MB")
+    shipped_matcher = arguments.model == "lightglue"
+    known = MODELS.get("compact" if shipped_matcher else arguments.model)
+    license = "not stated" if known is None else known.license
+    if shipped_matcher or is_matcher(Path(arguments.model)):
+        name = "lightglue"
+        matcher = load_matcher("compact" if shipped_matcher else arguments.model, device="cpu")
+        export_matcher(matcher, arguments.output, license=license)
+    else:
+        model = load(arguments.model, device="cpu")
+        name = model.name
+        export(model, arguments.output, license=license)
+    print(f"{name} in {arguments.output}, {arguments.output.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -312,7 +312,7 @@ def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) ->
         _draw(arguments, images, found)
     if arguments.json is not None:
         own = model.threshold if isinstance(model, Extractor) else model.detection.threshold
-        settings = _settings(arguments, own, threshold)
+        settings = _settings(arguments, how, own, threshold)
         if cameras is not None:
             settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
         features = found.features0, found.features1
@@ -409,7 +409,9 @@ def _report(found: MatchedPhotos, watch: Stopwatch) -> None:
     print("time       " + ", ".join(f"{stage} {value:.0f} ms" for stage, value in watch.milliseconds.items()))
 
 
-def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_threshold: float | None) -> dict[str, Any]:
+def _settings(
+    arguments: argparse.Namespace, how: MatchFilter, own_threshold: float, inlier_threshold: float | None
+) -> dict[str, Any]:
     return {
         "model": arguments.model,
         "precision": arguments.precision,
@@ -419,7 +421,7 @@ def _settings(arguments: argparse.Namespace, own_threshold: float, inlier_thresh
         "resize": arguments.resize,
         "scales": arguments.scales,
         "rotations": arguments.rotations,
-        "matcher": str(options.match_filter(arguments)),
+        "matcher": str(how),
         "geometry": arguments.geometry,
         "inlier_threshold": inlier_threshold,
     }
