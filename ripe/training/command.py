@@ -20,16 +20,16 @@ def run_training(config: TrainConfig, display: Progress) -> RunResult:
     Raises:
         As `ripe.training.loop.train` and `ripe.training.validation.find_validation`.
     """
-    engine = Engine(config)
-    if engine.is_main:
-        display.note(f"computes on {engine.device} in {engine.precision}")
-    validator = engine.together(lambda: _prepare(config) if engine.is_main else None)
-    if engine.is_main and config.val_interval > 0 and validator is None:
-        display.note(
-            "no validation: no photo of your own is held back, and IMW2020-val is not in the data folder; "
-            "give annotated pairs by validation.pairs=FOLDER, or have it by: ripe data download disk-imw2020"
-        )
-    result = train(config, engine=engine, validator=validator, watch=Watch(config.watch), display=display)
+    with Engine(config) as engine:
+        if engine.is_main:
+            display.note(f"computes on {engine.device} in {engine.precision}")
+        validator = engine.together(lambda: _prepare(config) if engine.is_main else None)
+        if engine.is_main and config.val_interval > 0 and validator is None:
+            display.note(
+                "no validation: no photo of your own is held back, and IMW2020-val is not in the data folder; "
+                "give annotated pairs by validation.pairs=FOLDER, or have it by: ripe data download disk-imw2020"
+            )
+        result = train(config, engine=engine, validator=validator, watch=Watch(config.watch), display=display)
     own = config.validation.pairs is None and (config.data.root or config.data.scenes or config.data.singles)
     if validator is not None and own and result.finished:
         display.note("comparing the new weights with others on the photos that were held back")

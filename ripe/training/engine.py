@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -62,6 +62,9 @@ def resolve_precision(precision: Precision, accelerator: str) -> ChosenPrecision
 class Engine:
     """This process's part in a run of one process or many; `precision` is what "auto" has come to.
 
+    As a context it takes leave of the other processes at the end: one that only exits may be aborted by its own
+    threads of communication when they find the others gone.
+
     Raises:
         ValueError: the devices that the settings ask for are not there, or Lightning Fabric is not installed.
     """
@@ -94,6 +97,13 @@ class Engine:
             raise ValueError(
                 f"data.pairs_per_step={config.data.pairs_per_step}: {self.processes} processes cannot share that evenly"
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.processes > 1 and dist.is_initialized():
+            dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:

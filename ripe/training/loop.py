@@ -87,7 +87,9 @@ def train(
         OSError, ValueError: no checkpoint to resume, photos are missing, the disk is full.
         RunStoppedError: the run cannot go on; the message says why.
     """
-    engine = Engine(config) if engine is None else engine
+    if engine is None:
+        with Engine(config) as engine:
+            return train(config, engine=engine, validator=validator, watch=watch, display=display)
     on_gpu = engine.device.type == "cuda"
     # First, as photos are missing more often than anything else.
     feed = engine.together(lambda: Feed(config, 0, engine.rank, engine.processes, pin_memory=on_gpu))
