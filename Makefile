@@ -10,7 +10,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	&& { echo $$python; exit; }; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-TEST_OPTIONS ?=
+# As many tests at a time as there are cores, each with one thread; TEST_OPTIONS="-n 0 -x tests/test_model.py" for one.
+TEST_OPTIONS ?= -n auto --dist worksteal
 
 CHROMIUM := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
@@ -20,7 +21,7 @@ demo: .venv/installed
 	$(BIN)/python demo.py
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(TEST_OPTIONS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_OPTIONS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
