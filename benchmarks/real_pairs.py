@@ -4,9 +4,10 @@
     python benchmarks/real_pairs.py scenes/ --baseline --filter mutual mutual,ratio=0.9 fginn adalam lightglue
 
 `scenes/` holds a folder for each place; every two photos of a folder are matched (mutual nearest neighbours, or by
-each `--filter`), a fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict. Pairs of photos
-of two folders, which show different places, are the control: their share of "matched" verdicts is the rate of false
-alarms. Each photo is compared with one of each of the `--strangers` folders before its own.
+each `--filter`), a fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict, always by the
+mutual nearest neighbours. Pairs of photos of two folders, which show different places, are the control: their share of
+"matched" verdicts is the rate of false alarms. Each photo is compared with one of each of the `--strangers` folders
+before its own.
 
 An inlier match of photos A and B is *confirmed* by a third photo C if both keypoints have inlier matches to the same
 keypoint of C, and *contradicted* if they have such matches to different ones (more than 3 px apart). A matched pair
@@ -22,13 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ripe.attempts import fit_matches
 from ripe.data.own import read_scenes
 from ripe.evaluation.baselines import baseline
 from ripe.extractors import Describer, describer
 from ripe.features import Features
 from ripe.filters import MUTUAL, MatchFilter
-from ripe.geometry.robust import estimate_geometry
-from ripe.geometry.verdict import judge
 from ripe.images import as_rgb
 from ripe.matching import filtered_match
 from ripe.pretrained import load
@@ -57,10 +57,11 @@ def compare(features0: Features, features1: Features, how: MatchFilter) -> Pair:
     watch = Stopwatch()
     with watch.stage("match"):
         matches = filtered_match(features0, features1, how)
-    points = matches.points(features0, features1)
     with watch.stage("fit"):
-        geometry = estimate_geometry("fundamental", *points, max_error=MAX_ERROR)
-    verdict = judge(geometry, *points).name
+        geometry, judged = fit_matches(features0, features1, matches, how, "fundamental", MAX_ERROR)
+    assert geometry is not None
+    assert judged is not None
+    verdict = judged.name
     kept = matches.indices[geometry.inliers].tolist() if verdict != "chance" else []
     return Pair(verdict, geometry.num_inliers, len(matches), dict(kept), watch.milliseconds)
 

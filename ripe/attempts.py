@@ -176,8 +176,23 @@ def attempt_match(
     with watch.stage("match"):
         matches = filtered_match(features0, features1, how)
     with watch.stage("geometry"):
-        fitted, verdict = fit(geometry, matches.points(features0, features1), max_error, intrinsics)
+        fitted, verdict = fit_matches(features0, features1, matches, how, geometry, max_error, intrinsics)
     return MatchedPhotos(features0, features1, matches, fitted, verdict)
+
+
+def fit_matches(
+    features0: Features,
+    features1: Features,
+    matches: Matches,
+    how: MatchFilter,
+    geometry: str,
+    max_error: float | None,
+    intrinsics: tuple[Tensor, Tensor] | None = None,
+) -> tuple[TwoViewGeometry, Verdict] | tuple[None, None]:
+    """Fit a geometry to the matches that `how` gave; all mutual nearest neighbours judge it (see `ripe.judge`)."""
+    unfiltered = how == MUTUAL or geometry == "none"
+    evidence = None if unfiltered else filtered_match(features0, features1, MUTUAL).points(features0, features1)
+    return fit(geometry, matches.points(features0, features1), max_error, intrinsics, evidence)
 
 
 def try_turns(

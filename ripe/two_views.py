@@ -55,7 +55,11 @@ class Stopwatch:
 
 
 def fit(
-    kind: Any, points: Sequence[Tensor], threshold: float | None, intrinsics: tuple[Tensor, Tensor] | None = None
+    kind: Any,
+    points: Sequence[Tensor],
+    threshold: float | None,
+    intrinsics: tuple[Tensor, Tensor] | None = None,
+    evidence: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[TwoViewGeometry, Verdict] | tuple[None, None]:
     """Fit what is asked for to matched points, and judge it; None if that is "none".
 
@@ -64,6 +68,7 @@ def fit(
         points: K×2 of both images.
         threshold: inlier threshold in pixels.
         intrinsics: 3×3 camera matrices of both images, for "essential".
+        evidence: see `ripe.judge`.
     """
     if kind == "none" or threshold is None:
         return None, None
@@ -71,7 +76,7 @@ def fit(
     from ripe.geometry.verdict import judge
 
     geometry = estimate_geometry(kind, *points, max_error=threshold, intrinsics=intrinsics)
-    return geometry, judge(geometry, *points)
+    return geometry, judge(geometry, *points, evidence=evidence)
 
 
 def shrinking(sizes: Sequence[tuple[int, int]], seen_side: int | None) -> float:

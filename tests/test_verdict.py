@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from scipy.special import comb
 
 import ripe
+from ripe.attempts import attempt_match
 from ripe.features import TwoViewGeometry
-from ripe.geometry.epipolar import fundamental_from_pose
+from ripe.filters import MatchFilter
+from ripe.geometry.epipolar import fundamental_from_pose, sampson_distance
 from ripe.geometry.homography import apply_homography
 from ripe.geometry.verdict import MINIMAL, log10_nfa
 
@@ -85,6 +87,40 @@ def test_random_points_are_never_matched(kind: str, crowded: bool) -> None:
         names.append(judged(kind, points0, points1).name)
     assert "matched" not in names
     assert names.count("chance") >= 18
+
+
+def test_matches_that_were_chosen_by_how_they_lie_are_judged_by_all() -> None:
+    """A filter that keeps what agrees on one homography makes a perfect pair of any two photos."""
+    generator = torch.Generator().manual_seed(5)
+    points0, points1 = anywhere(2000, generator), anywhere(2000, generator)
+    chosen = (points0 - points1).norm(dim=1) < 30
+    right0, right1 = related("homography", 60, generator)
+    for first, second, together in (
+        (points0[chosen], points1[chosen], "chance"),
+        (right0, right1, "matched"),
+    ):
+        geometry = ripe.estimate_geometry("homography", first, second, max_error=30.0)
+        everything = torch.cat([points0, right0]), torch.cat([points1, right1])
+        assert ripe.judge(geometry, first, second).name == "matched"
+        verdict = ripe.judge(geometry, first, second, evidence=everything)
+        assert verdict.name == together
+        assert verdict.inlier_share == geometry.num_inliers / len(first)
+    nothing = torch.zeros(0, 2), torch.zeros(0, 2)
+    assert ripe.judge(geometry, right0, right1, evidence=nothing).name == "chance"
+
+
+@pytest.mark.parametrize("how", [MatchFilter("mutual", 0.8), MatchFilter("lightglue")], ids=["ratio", "lightglue"])
+def test_the_same_evidence_counts_whatever_the_filter(photos: list[Path], how: MatchFilter) -> None:
+    """As if the model had been fitted to the mutual nearest neighbours."""
+    features0, features1 = ripe.load(device="cpu").extract(photos, max_keypoints=512)
+    found = attempt_match(features0, features1, geometry="fundamental", max_error=1.0, how=how)
+    assert found.geometry is not None
+    assert found.verdict
+    mutual = ripe.match(features0, features1).points(features0, features1)
+    assert len(found.matches) < len(mutual[0])
+    model = found.geometry.model
+    inliers = sampson_distance(model, *(side.double() for side in mutual)) <= 1.0
+    assert found.verdict.log10_nfa == ripe.judge(TwoViewGeometry("fundamental", 1.0, model, inliers), *mutual).log10_nfa
 
 
 def test_a_failed_fit_is_chance() -> None:

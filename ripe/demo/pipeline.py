@@ -127,8 +127,9 @@ class MatchedPhotos:
         """The geometry and its verdict, or those of a homography in its place, within the usual threshold."""
         if self.geometry.kind == "homography":
             return self.geometry, self.verdict
-        sizes = [view.features.image_size for view in self.views]
-        geometry, verdict = _fit("homography", self.points, _in_photo_pixels(INLIER_THRESHOLDS["homography"], sizes))
+        first, second = (view.features for view in self.views)
+        max_error = _in_photo_pixels(INLIER_THRESHOLDS["homography"], (first.image_size, second.image_size))
+        geometry, verdict = _fit(first, second, self.matches, self.settings, "homography", max_error)
         return geometry, verdict.best_of(self.tries)
 
     def document(self) -> dict[str, Any]:
@@ -264,7 +265,7 @@ class Pipeline:
             geometry, verdict = self._geometries.get(
                 (key, settings.geometry, max_error),
                 watch,
-                lambda: _fit(settings.geometry, matches.points(first, second), max_error),
+                lambda: _fit(first, second, matches, settings, settings.geometry, max_error),
             )
             return attempts.MatchedPhotos(first, second, matches, geometry, verdict, quarter_turns)
 
@@ -345,8 +346,10 @@ def _in_photo_pixels(inlier_threshold: float | None, sizes: Sequence[tuple[int, 
     return inlier_threshold * two_views.shrinking(sizes, LONG_SIDE)
 
 
-def _fit(kind: str, points: tuple[Tensor, Tensor], max_error: float) -> tuple[TwoViewGeometry, Verdict]:
-    geometry, verdict = two_views.fit(kind, points, max_error)
+def _fit(
+    first: Features, second: Features, matches: Matches, settings: DemoSettings, kind: str, max_error: float
+) -> tuple[TwoViewGeometry, Verdict]:
+    geometry, verdict = attempts.fit_matches(first, second, matches, settings.how, kind, max_error)
     assert geometry is not None  # as `_check` lets only geometries pass
     assert verdict is not None
     return geometry, verdict

@@ -70,13 +70,26 @@ class Verdict:
         return WORDS[self.name]
 
 
-def judge(geometry: TwoViewGeometry, points0: Tensor, points1: Tensor, *, seed: int = 0) -> Verdict:
+def judge(
+    geometry: TwoViewGeometry,
+    points0: Tensor,
+    points1: Tensor,
+    *,
+    evidence: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+) -> Verdict:
     """Tell whether a model that was fitted to matches is more than chance gives.
+
+    The test takes matches for drawn at random. Those that a filter has chosen by how they lie to each other, or that
+    are few because the others were left out, agree by more than chance in photos that share nothing, too. Of such
+    matches the model is judged by all mutual nearest neighbours, its `evidence`.
 
     Args:
         geometry: what `estimate_geometry` fitted.
         points0: K×2 matched points of the first image, in pixels, to which it was fitted.
         points1: K×2 matched points of the second image.
+        evidence: L×2 matched points of both images that `log10_nfa` is computed of; None for those that it was
+            fitted to, which the shares are of in any case.
         seed: of the random matches that it is compared with.
 
     Raises:
@@ -88,8 +101,20 @@ def judge(geometry: TwoViewGeometry, points0: Tensor, points1: Tensor, *, seed: 
     if geometry.model is None:
         return Verdict("chance", math.inf, 0.0, 0.0)
     chance = _chance_share(geometry, torch.from_numpy(matched[0]), torch.from_numpy(matched[1]), seed)
-    nfa = log10_nfa(geometry.kind, len(matched[0]), geometry.num_inliers, chance)
+    if evidence is None:
+        nfa = log10_nfa(geometry.kind, len(matched[0]), geometry.num_inliers, chance)
+    else:
+        nfa = _nfa_of_others(geometry, evidence, seed)
     return Verdict(_name(nfa), nfa, geometry.num_inliers / len(matched[0]), chance)
+
+
+def _nfa_of_others(geometry: TwoViewGeometry, evidence: tuple[Tensor, Tensor], seed: int) -> float:
+    """`log10_nfa` of a model among matches to which it was not fitted."""
+    points0, points1 = (torch.from_numpy(points) for points in checks.matched_points(*evidence))
+    if len(points0) == 0:
+        return math.inf
+    inliers = int((_errors(geometry, points0, points1) <= geometry.max_error).sum())
+    return log10_nfa(geometry.kind, len(points0), inliers, _chance_share(geometry, points0, points1, seed))
 
 
 def _name(nfa: float) -> Name:
