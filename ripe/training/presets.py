@@ -76,7 +76,7 @@ def compose(
     _load_env()
     if values.get("output") is None:
         # Checked first, as they become a path.
-        named = TrainConfig.from_dict({key: values[key] for key in ("project_name", "name")})
+        named = TrainConfig.from_dict({key: values[key] for key in ("project_name", "name") if key in values})
         values["output"] = Path(os.environ.get("OUTPUT_DIR") or "outputs") / named.project_name / named.name
     config = TrainConfig.from_dict(values)
     check_trainable(config.data.sets)
@@ -90,9 +90,7 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
         import hydra
         from hydra.core.config_store import ConfigStore
         from hydra.core.override_parser.overrides_parser import OverridesParser
-        from hydra.errors import HydraException
         from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
     except ImportError as error:
         raise ValueError("training needs Hydra: pip install 'ripe-keypoints[train]'") from error
 
@@ -117,11 +115,14 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
             config = hydra.compose(preset, [setting for setting in settings if setting not in sets])
             values = OmegaConf.to_container(config, resolve=True)
             chosen = OverridesParser.create().parse_overrides(sets)
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # Hydra's, OmegaConf's and YAML's, and what these run into where a preset is none
         raise ValueError(_explain(error, settings, defaults)) from error
-    assert isinstance(values, dict)
+    if not isinstance(values, dict) or not all(
+        isinstance(values[name], dict) for name in ("data", "model") if name in values
+    ):
+        raise ValueError(f"{preset}: is no mapping of settings, or its data or model is none")
     for mixture in chosen:
-        values["data"]["sets"] = mixture.value()
+        values.setdefault("data", {})["sets"] = mixture.value()
     return {str(key): value for key, value in values.items()}
 
 
