@@ -26,25 +26,8 @@ TORCH_TYPES = (
     *(torch.uint8, torch.uint16, torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool),
     *(torch.complex64, torch.uint32, torch.float8_e4m3fn),
 )
-MODES = (
-    "1",
-    "L",
-    "LA",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "LAB",
-    "HSV",
-    "I;16",
-    "I;16B",
-    "I",
-    "F",
-    "La",
-)
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I;16B", "I", "F")
+OPTIONS: tuple[dict[str, Any], ...] = ({}, {"resize": 20}, {"resize": 16, "enlarge": False}, {"max_keypoints": 3})
 FILLS = (0, 1, 0.5, 255, -1, math.nan, math.inf, 1e300, 70000)
 
 
@@ -150,9 +133,7 @@ def check_features(found: list, images: list) -> None:
     assert len(found) == len(images)
     for features in found:
         width, height = features.image_size
-        points = np.asarray(
-            features.keypoints.detach() if isinstance(features.keypoints, torch.Tensor) else features.keypoints
-        )
+        points = features.numpy()["keypoints"]
         assert np.isfinite(points).all()
         assert ((points >= -0.5) & (points <= np.array([width, height]) - 0.5)).all()
 
@@ -170,29 +151,23 @@ def refused(call: Any, *arguments: Any) -> None:
             raise AssertionError(f"a foreign error: {error!r}") from error
 
 
-def extract(provider_says: int, image: Any) -> None:
-    """The features of what is given, by both back ends."""
-    options: dict[str, Any] = ({}, {"resize": 20}, {"resize": 16, "enlarge": False}, {"max_keypoints": 3})[
-        provider_says
-    ]
+def extract(image: Any, options: dict[str, Any]) -> None:
+    """The features of what is given."""
     check_features(MODEL.extract(image, **options), split_batch(image))
 
 
-def extract_onnx(provider_says: int, image: Any) -> None:
+def extract_onnx(image: Any, options: dict[str, Any]) -> None:
     """The same without PyTorch."""
     if not isinstance(image, torch.Tensor):
-        options: dict[str, Any] = ({}, {"resize": 20}, {"resize": 16, "enlarge": False}, {"max_keypoints": 3})[
-            provider_says
-        ]
         check_features(ONNX.extract(image, **options), split_batch(image))
 
 
 def target(provider: Provider) -> None:
     """One image, or what is none."""
-    image, options = anything(provider), provider.ConsumeIntInRange(0, 3)
+    image, options = anything(provider), pick(provider, OPTIONS)
     refused(check_rgb, image)
-    refused(extract, options, image)
-    refused(extract_onnx, options, image)
+    refused(extract, image, options)
+    refused(extract_onnx, image, options)
 
 
 if __name__ == "__main__":

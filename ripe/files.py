@@ -130,10 +130,8 @@ def check_plain_zip(path: str | Path) -> None:
     So what is read of it takes no more memory than the file, and no small file fills it.
     """
     with zipfile.ZipFile(path) as archive:
-        if any(
-            part.compress_type != zipfile.ZIP_STORED or part.file_size > part.compress_size
-            for part in archive.infolist()
-        ):
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED or part.file_size > part.compress_size for part in parts):
             raise ValueError(f"{path}: has compressed parts")
 
 

@@ -203,9 +203,7 @@ class RIPE(nn.Module):
         finest = float(features.scales.min())
         width, height = features.image_size
         if width * height / finest**2 > 1e6 * max_megapixels:
-            raise ValueError(
-                f"a keypoint's scale is {finest:g}, for which the image would be enlarged beyond the limit"
-            )
+            raise ValueError(f"a keypoint has scale {finest:g}, for which the image would be enlarged beyond the limit")
         side = round(max(features.image_size) / finest)
         unmasked: list[tuple[ImageLike, MaskLike | None]] = [(image, None)]
         photo = next(prepare(unmasked, long_side=side, enlarge=True, max_megapixels=max_megapixels, failed=None))

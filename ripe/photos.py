@@ -42,8 +42,8 @@ def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> n
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no image of a kind that is read, a damaged one, a side has fewer than 16 pixels, there are too many pixels, or grey
-            values are out of range; the message names the file.
+        ValueError: no image of a kind that is read, a damaged one, a side has fewer than 16 pixels, there are too many
+            pixels, or grey values are out of range; the message names the file.
     """
     path = Path(path)
     with open_image(path) as image:

@@ -40,6 +40,7 @@ DATA_SETS = ("keypoints", "scores", "keypoint_scores", "descriptors", "image_siz
 """What is stored of an image; hloc's own matchers call the scores keypoint_scores."""
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
 """How h5py fails on damaged files."""
+MOST_INDEX = 2**63 - 1
 MOST_PER_STORED_BYTE = 1100
 """Bytes of numbers that a stored byte may stand for: a little more than what gzip makes of equal ones."""
 OPTIONS = {
@@ -392,14 +393,7 @@ def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair
             for names in (pair, pair[::-1]):
                 group = group_of(file, pair_group(*names))
                 if group is not None and MatchFile.marker in group and _belongs(_attributes(group), names):
-                    matches = read_numbers(group, MatchFile.marker)
-                    if (
-                        matches.ndim != 1
-                        or matches.dtype.kind not in "iu"
-                        or (matches.size and matches.min() < NO_MATCH)
-                    ):
-                        raise ValueError(f"{path}: {group.name} holds no matches")
-                    matches = matches.astype(np.int64)
+                    matches = _partners(group)
                     matched = np.flatnonzero(matches != NO_MATCH)
                     both = matched, matches[matched]
                     yield pair, np.stack(both if names == pair else both[::-1], axis=-1)
@@ -542,6 +536,16 @@ def read_image_size(group: h5py.Group) -> tuple[int, int]:
     if size.shape != (2,) or not (np.isfinite(size) & (size >= 1) & (size < 2**31)).all():
         raise ValueError(f"{group.file.filename}: {group.name.lstrip('/')} has image_size {size}; it must be (w, h)")
     return int(size[0]), int(size[1])
+
+
+def _partners(group: h5py.Group) -> np.ndarray:
+    """Of each keypoint of a pair's first image that of the second, int64; `NO_MATCH` for none."""
+    found = read_numbers(group, MatchFile.marker)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (found < NO_MATCH).any() or (found > MOST_INDEX).any():
+        raise ValueError(
+            f"{group.file.filename}: {group.name.lstrip('/')} has matches that are no indices of keypoints"
+        )
+    return found.astype(np.int64)
 
 
 def _is_own(group: h5py.Group, key: str) -> bool:

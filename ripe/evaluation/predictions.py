@@ -213,9 +213,8 @@ def _settings(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> dict[
 
 def _read_image(group: h5py.Group) -> StoredImage:
     keypoints = torch.from_numpy(np.asarray(read_numbers(group, "keypoints"), dtype=np.float32))
-    return StoredImage(
-        keypoints, read_image_size(group), float(group.attrs["milliseconds"]), str(group.attrs["hardware"])
-    )
+    milliseconds, hardware = float(group.attrs["milliseconds"]), str(group.attrs["hardware"])
+    return StoredImage(keypoints, read_image_size(group), milliseconds, hardware)
 
 
 def _check_sizes(pair: AnnotatedPair, stored: tuple[StoredImage, StoredImage]) -> None:

@@ -145,7 +145,7 @@ def starting_state(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _of_a_run(state: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """A checkpoint that has what is asked of it before it is loaded; `ValueError` names the source of one that has not."""
+    """A checkpoint with what is asked of it before it is loaded; `ValueError` names the source of one without."""
     kinds = {"step": int, "model": Mapping, "config": Mapping}
     if not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
         raise ValueError(f"{source}: not a checkpoint of a run")

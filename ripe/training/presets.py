@@ -117,12 +117,10 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
             chosen = OverridesParser.create().parse_overrides(sets)
     except Exception as error:  # Hydra's, OmegaConf's and YAML's, and what these run into where a preset is none
         raise ValueError(_explain(error, settings, defaults)) from error
-    if not isinstance(values, dict) or not all(
-        isinstance(values[name], dict) for name in ("data", "model") if name in values
-    ):
-        raise ValueError(f"{preset}: is no mapping of settings, or its data or model is none")
+    if not isinstance(values, dict) or not isinstance(values.setdefault("data", {}), dict):
+        raise ValueError(f"{preset}: is no mapping of settings, or its data is none")
     for mixture in chosen:
-        values.setdefault("data", {})["sets"] = mixture.value()
+        values["data"]["sets"] = mixture.value()
     return {str(key): value for key, value in values.items()}
 
 
