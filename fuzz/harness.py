@@ -18,7 +18,7 @@ from typing import Any
 import atheris
 from atheris import FuzzedDataProvider as Provider
 
-LIMITS = ("-rss_limit_mb=2048", "-timeout=20", "-max_len=4096", "-len_control=20")
+LIMITS = ("-rss_limit_mb=2048", "-timeout=20", "-max_len=4096", "-len_control=0")
 WATCHED = ["PIL", "ripe"]
 
 
