@@ -16,7 +16,7 @@ import torch
 
 import ripe
 from ripe import runtime
-from ripe.cli import COMMANDS, FAULT, _parser, main
+from ripe.cli import COMMANDS, _parser, main
 from ripe.data.photo_pairs import read_pairs
 from ripe.evaluation.baselines import baseline
 from ripe.evaluation.benchmarks import annotated, hpatches, imw2020, megadepth1500
