@@ -58,7 +58,7 @@ def array(provider: Provider) -> np.ndarray:
                 values = np.repeat(values, 2, axis)[(slice(None),) * axis + (slice(None, None, 2),)]
     if values.ndim > 1 and not provider.ConsumeIntInRange(0, 4):
         values = np.asfortranarray(values)
-    if provider.ConsumeBool():
+    if values.ndim and provider.ConsumeBool():
         values = values.view()
         values.flags.writeable = False
     match provider.ConsumeIntInRange(0, 12):

@@ -73,7 +73,7 @@ def target(provider: Provider) -> None:
     model = pick(provider, ("homography", "fundamental", "pose", "other"))
     entries = [entry(provider, ENTRY) for _ in range(provider.ConsumeIntInRange(0, 2))]
     JSON.write_bytes(document(provider, {"model": model, "pairs": entries}))
-    with refusing(JSON):
+    with refusing(FOLDER):
         found = annotated.read_annotated(FOLDER)
         assert len(found.pairs) == len(entries)
         found.fingerprint()

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
@@ -145,9 +146,10 @@ def check_numbers(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}: values of type {array.dtype}; give numbers")
 
 
-def is_several(images: object) -> bool:
-    """Whether what is no array is several images; a single one is refused, if it is none, when it is read."""
-    return isinstance(images, Iterable) and not isinstance(images, str | bytes | Path | Image.Image)
+def singles(images: Any) -> list[Any]:
+    """The single images of one or several that are no arrays; what is no image is one of its own, refused later."""
+    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | Path | Image.Image)
+    return list(images) if several else [images]
 
 
 def check_long_side(resize: int | None) -> None:

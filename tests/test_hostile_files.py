@@ -128,9 +128,9 @@ def test_what_are_no_keypoints_is_named(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("size", [[0, 5], [-3, 5], [5], [5, 5, 5], 5, [np.nan, 5], [np.inf, 5], [2.0**40, 5]])
 def test_what_is_no_size_is_named(tmp_path: Path, size: Any) -> None:
-    with FeatureReader(features_with(tmp_path / "f.h5", image_size=size)) as reader:
-        with pytest.raises(ValueError, match=r"f\.h5: a\.jpg.*image_size"):
-            reader.read("a.jpg")
+    path = features_with(tmp_path / "f.h5", image_size=size)
+    with FeatureReader(path) as reader, pytest.raises(ValueError, match=r"f\.h5: a\.jpg.*image_size"):
+        reader.read("a.jpg")
 
 
 @pytest.mark.parametrize("matches", [[[0, 1]], [0.5], [-2], np.array([2**64 - 1], np.uint64), [b"a"], h5py.Empty("i4")])
