@@ -13,7 +13,7 @@ from ripe.photos import EXTENSIONS as EXTENSIONS
 from ripe.photos import MAX_MEGAPIXELS as MAX_MEGAPIXELS
 from ripe.photos import MIN_SIDE as MIN_SIDE
 from ripe.photos import check_megapixels as check_megapixels
-from ripe.photos import check_numbers, check_size, decode, is_several
+from ripe.photos import check_numbers, check_size, decode, singles
 from ripe.photos import fit_long_side as fit_long_side
 from ripe.photos import open_image as open_image
 from ripe.photos import orientation as orientation
@@ -98,7 +98,7 @@ def split_batch(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """The single images of one image, a batch (a 4-dimensional tensor or array) or several images."""
     if isinstance(images, Tensor | np.ndarray):
         return list(images) if images.ndim == 4 else [images]
-    return list(images) if is_several(images) else [images]
+    return singles(images)
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -30,8 +30,8 @@ from ripe.photos import (
     check_size,
     decode,
     fit_long_side,
-    is_several,
     read_image,
+    singles,
 )
 
 if TYPE_CHECKING:
@@ -419,7 +419,7 @@ def _passes(nearest: _Nearest, ratio: float) -> np.ndarray:
 def _split_batch(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
-    return list(images) if is_several(images) else [images]
+    return singles(images)
 
 
 def _as_array(image: ImageLike, max_megapixels: float) -> np.ndarray:
@@ -456,7 +456,7 @@ def _as_mask(mask: MaskLike, image: ImageLike, size: tuple[int, ...], max_megapi
     """H×W bool, True where keypoints may lie: where the mask, or one of its colours, is not 0."""
     if isinstance(mask, np.ndarray):
         check_numbers(mask, "a mask")
-        values = np.asarray(mask)
+        values = np.asarray(mask) != 0
     else:
         values = _as_array(mask, max_megapixels).any(axis=2)
     if values.shape != size:
@@ -466,7 +466,7 @@ def _as_mask(mask: MaskLike, image: ImageLike, size: tuple[int, ...], max_megapi
             f"{names[0] or 'a mask'} is {found} pixels, and {names[1] or 'an image'} is {wanted}: a mask must have the "
             "size of its photo, as it is shown upright"
         )
-    return values != 0
+    return values
 
 
 def _resized(original: np.ndarray, long_side: int | None, enlarge: bool, image: ImageLike) -> np.ndarray:

@@ -90,7 +90,9 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
         import hydra
         from hydra.core.config_store import ConfigStore
         from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
         from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
     except ImportError as error:
         raise ValueError("training needs Hydra: pip install 'ripe-keypoints[train]'") from error
 
@@ -115,10 +117,12 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
             config = hydra.compose(preset, [setting for setting in settings if setting not in sets])
             values = OmegaConf.to_container(config, resolve=True)
             chosen = OverridesParser.create().parse_overrides(sets)
-    except Exception as error:  # Hydra's, OmegaConf's and YAML's, and what these run into where a preset is none
+    except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, settings, defaults)) from error
+    except Exception as error:  # YAML's, and what all these run into where a file is none of settings
+        raise ValueError(f"--config-name {preset}: not a file of settings ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict) or not isinstance(values.setdefault("data", {}), dict):
-        raise ValueError(f"{preset}: is no mapping of settings, or its data is none")
+        raise ValueError(f"--config-name {preset}: not a file of settings (no mapping, or its data is none)")
     for mixture in chosen:
         values["data"]["sets"] = mixture.value()
     return {str(key): value for key, value in values.items()}
