@@ -75,7 +75,7 @@ def tensor(provider: Provider) -> torch.Tensor:
     values = (torch.rand(shape(provider)) * fill).to(dtype)
     match provider.ConsumeIntInRange(0, 9):
         case 0:
-            return values.to_sparse() if dtype != torch.float8_e4m3fn else values
+            return values.to_sparse() if dtype == torch.float32 else values
         case 1:
             return values.to("meta")
         case 2 if dtype == torch.float32 and math.isfinite(fill):

@@ -331,7 +331,7 @@ def test_settings_beyond_all_numbers_and_users_are_named(values: dict) -> None:
 def test_a_preset_that_is_none_is_a_value_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "own.yaml").write_bytes(content)
     if content:
-        with pytest.raises(ValueError, match="own: not a file of settings|data"):
+        with pytest.raises(ValueError, match=r"own: not a file of settings|data"):
             compose("own", config_dir=tmp_path)
     else:
         assert compose("own", config_dir=tmp_path).seed == TrainConfig().seed
