@@ -73,8 +73,9 @@ locked: .venv/python
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
 
+# Strict, as otherwise what PyPI says nothing about counts as safe.
 audit: .venv/installed-lock
-	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
 clean:
 	rm -rf .venv demo_matches.png build dist site
