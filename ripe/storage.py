@@ -524,7 +524,7 @@ def read_numbers(group: h5py.Group, key: str) -> np.ndarray:
             raise TypeError("no numbers")
         if data.external or data.is_virtual or data.nbytes > MOST_PER_STORED_BYTE * data.id.get_storage_size():
             raise TypeError(f"its {data.nbytes} bytes are not in this file")
-        return np.asarray(data[()])
+        return np.asarray(data[()], dtype=data.dtype.newbyteorder("="))
     except HDF5_ERRORS as error:
         place = f"{group.file.filename}: {group.name.lstrip('/')}"
         raise ValueError(f"{place}: {key} is damaged, or no array of numbers ({error})") from error
