@@ -431,8 +431,8 @@ def _as_array(image: ImageLike, max_megapixels: float) -> np.ndarray:
         image = decode(image, name)
     if not isinstance(image, np.ndarray):
         raise ValueError(f"an image is a path, a Pillow image or a NumPy array, not {type(image).__name__}")
-    image = np.asarray(image)  # matrices have no third axis
     check_numbers(image, name)
+    image = np.asarray(image, image.dtype.newbyteorder("="))  # of its own class no more: matrices have no third axis
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4):

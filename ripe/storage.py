@@ -152,8 +152,9 @@ class GroupFile:
         return sorted(self.parts.glob("*.h5"))
 
     def _check_ours(self, file: h5py.File) -> None:
-        holds_matches = "matcher" in file.attrs
-        if not self.settings.keys() & file.attrs.keys() or holds_matches != ("matcher" in self.settings):
+        there = _attributes(file)
+        holds_matches = "matcher" in there
+        if not self.settings.keys() & there.keys() or holds_matches != ("matcher" in self.settings):
             raise ValueError(f"{self.path}: exists and was not begun by `{self.command}`; choose another file")
 
     def _check_settings(self, file: h5py.File) -> None:
@@ -338,15 +339,15 @@ class FeatureReader:
         from ripe.features import Features
 
         group = self._group(name)
-        scores = "scores" if "scores" in group else "keypoint_scores"
-        if absent := [key for key in (scores, "descriptors", "image_size") if key not in group]:
+        scores = "scores" if _is_own(group, "scores") else "keypoint_scores"
+        if absent := [key for key in (scores, "descriptors", "image_size") if not _is_own(group, key)]:
             raise ValueError(f"{self.path}: {name} has no {' and no '.join(absent)}")
         found = Features(
             _as_float(read_numbers(group, "keypoints")),
             _as_float(read_numbers(group, scores)),
             _as_float(read_numbers(group, "descriptors").T),
             read_image_size(group),
-            _as_float(read_numbers(group, "scales")) if "scales" in group else None,  # type: ignore[arg-type]
+            _as_float(read_numbers(group, "scales")) if _is_own(group, "scales") else None,  # type: ignore[arg-type]
         )
         return checks.features(found, f"{self.path}: {name}")
 
@@ -355,10 +356,7 @@ class FeatureReader:
         return hashlib.sha256(read_numbers(self._group(name), "keypoints").tobytes()).hexdigest()[:16]
 
     def _group(self, name: str) -> h5py.Group:
-        group = group_of(self._file, name)
-        if group is None or FeatureFile.marker not in group:
-            raise KeyError(name)
-        return group
+        return _image_group(self._file, name)
 
     def __enter__(self) -> Self:
         return self
@@ -373,13 +371,10 @@ def read_features(path: str | Path, names: Sequence[str] | None = None) -> dict[
     """The data sets of some (or all) images of a feature file: name to keypoints, scores, descriptors, image_size."""
     with open_hdf5(Path(path)) as file:
         wanted = sorted(_groups(file, FeatureFile.marker)) if names is None else names
-        groups = {name: group_of(file, name) for name in wanted}
-        if absent := [name for name, group in groups.items() if group is None]:
-            raise KeyError(absent[0])
+        groups = {name: _image_group(file, name) for name in wanted}
         return {
-            name: {key: read_numbers(group, key) for key in DATA_SETS if key in group}
+            name: {key: read_numbers(group, key) for key in DATA_SETS if _is_own(group, key)}
             for name, group in groups.items()
-            if group is not None
         }
 
 
@@ -392,7 +387,7 @@ def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair
         for pair in pairs:
             for names in (pair, pair[::-1]):
                 group = group_of(file, pair_group(*names))
-                if group is not None and MatchFile.marker in group and _belongs(_attributes(group), names):
+                if group is not None and _is_own(group, MatchFile.marker) and _belongs(_attributes(group), names):
                     matches = _partners(group)
                     matched = np.flatnonzero(matches != NO_MATCH)
                     both = matched, matches[matched]
@@ -485,7 +480,7 @@ def _groups(file: h5py.File, marker: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Group) and marker in item:
+        if isinstance(item, h5py.Group) and _is_own(item, marker):
             found[name] = _attributes(item)
 
     try:
@@ -510,6 +505,14 @@ def group_of(file: h5py.File, name: str) -> h5py.Group | None:
         return found if isinstance(found, h5py.Group) else None
     except HDF5_ERRORS as error:
         raise ValueError(f"{file.filename}: a damaged HDF5 file ({error})") from error
+
+
+def _image_group(file: h5py.File, name: str) -> h5py.Group:
+    """The group of an image; `KeyError` without such an image."""
+    group = group_of(file, name)
+    if group is None or not _is_own(group, FeatureFile.marker):
+        raise KeyError(name)
+    return group
 
 
 def read_numbers(group: h5py.Group, key: str) -> np.ndarray:
@@ -549,8 +552,15 @@ def _partners(group: h5py.Group) -> np.ndarray:
 
 
 def _is_own(group: h5py.Group, key: str) -> bool:
-    """Whether a name in a group is of what is there itself, and not a link, which may lead to any file."""
-    return key in group and isinstance(group.get(key, getlink=True), h5py.HardLink)
+    """Whether a name in a group is of what is there itself, and not a link, which may lead to any file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return key in group and isinstance(group.get(key, getlink=True), h5py.HardLink)
+    except HDF5_ERRORS as error:
+        raise ValueError(f"{group.file.filename}: a damaged HDF5 file ({error})") from error
 
 
 def _attributes(item: h5py.File | h5py.Group) -> dict[str, Any]:
