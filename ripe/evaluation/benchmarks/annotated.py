@@ -92,9 +92,10 @@ def read_annotated(folder: str | Path) -> PairSet:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("pairs"), list):
         raise ValueError(f"{path}: must be an object with a list `pairs`")
-    model = content.get("model")
-    if not isinstance(model, str) or model not in PARSERS:
-        raise ValueError(f'{path}: `model` is {model!r}; it must be "homography", "fundamental" or "pose"')
+    said = content.get("model")
+    model = next((kind for kind in PARSERS if kind == said), None)
+    if model is None:
+        raise ValueError(f'{path}: `model` is {said!r}; it must be "homography", "fundamental" or "pose"')
     pairs = []
     for index, entry in enumerate(content["pairs"]):
         try:
@@ -160,7 +161,7 @@ def _pose_pair(entry: Any, folder: Path) -> PosePair:
     return PosePair(*names, intrinsics0, intrinsics1, rotation, translation, *sizes)
 
 
-PARSERS: dict[str, Callable[[Any, Path], AnnotatedPair]] = {
+PARSERS: dict[Kind, Callable[[Any, Path], AnnotatedPair]] = {
     "homography": _homography_pair,
     "fundamental": _fundamental_pair,
     "pose": _pose_pair,
