@@ -1,7 +1,9 @@
 # make demo   match two bundled photos          make test          run the tests
 # make check  everything that CI runs           make browser-test  test the web demo in Chromium
 # make docs   build the documentation (site/)   make package       build wheel and sdist (dist/) and try both
-# make clean  remove what make made             make screenshots   take the documentation's pictures of the web demo
+# make fuzz   look for inputs that break it     make screenshots   take the documentation's pictures of the web demo
+# make audit  known vulnerabilities             make locked        install the very files of requirements.lock
+# make clean  remove what make made             make lock          write requirements.lock anew
 # The first run creates .venv; the others only use it.
 
 # The first Python of 3.11 or newer that can create virtual environments.
@@ -15,7 +17,10 @@ TEST_OPTIONS ?= -n auto --dist worksteal
 
 CHROMIUM := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
-.PHONY: demo test check lint docs package browser-test screenshots clean
+FUZZ_SECONDS ?= 60
+FUZZ_JOBS ?= 1
+
+.PHONY: audit demo test check lint docs package browser-test screenshots clean fuzz fuzz-short lock locked
 
 demo: .venv/installed
 	$(BIN)/python demo.py
@@ -48,7 +53,30 @@ endif
 screenshots: .venv/installed-dev
 	$(BIN)/python docs/screenshots.py
 
-check: lint docs package browser-test test
+check: lint docs package browser-test fuzz-short test
+
+fuzz: .venv/installed-fuzz
+	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS)
+
+# As long as CI has for it.
+fuzz-short: .venv/installed-fuzz
+	$(BIN)/python -m fuzz --seconds 4 --jobs 2
+
+# For all platforms and Pythons, without PyTorch and what it alone brings.
+lock: .venv/installed-lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --group docs --universal --python-version 3.11 --no-config \
+		--generate-hashes -c constraints.txt --override .ci/without_torch.txt --custom-compile-command "make lock" \
+		--default-index https://pypi.org/simple --quiet -o requirements.lock
+
+locked: .venv/python
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(INSTALL) torch
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+
+# Strict, as otherwise what PyPI says nothing about counts as safe.
+audit: .venv/installed-lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
 clean:
 	rm -rf .venv demo_matches.png build dist site
@@ -65,4 +93,12 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) -e ".[colmap,demo,eval,export,hub,onnx,train]" --group dev --group docs
+	touch $@
+
+.venv/installed-fuzz: .venv/installed-dev
+	$(INSTALL) --group fuzz
+	touch $@
+
+.venv/installed-lock: .venv/python
+	$(INSTALL) --group lock
 	touch $@

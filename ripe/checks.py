@@ -74,6 +74,13 @@ def positive(value: float, name: str) -> float:
     return float(value)
 
 
+def not_nan(value: float, name: str) -> float:
+    """A number, finite or not."""
+    if not _is_number(value):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
+    return float(value)
+
+
 def whole_number(value: int, name: str, least: int, most: int | None = None) -> int:
     """An integer (Python's, NumPy's or of a tensor) in `least`..`most`."""
     try:
@@ -99,6 +106,8 @@ def features(values: Features, name: str) -> Features:
         raise ValueError(f"{name} has keypoints, scores and descriptors of shapes {shapes}; they must be N×2, N, N×D")
     if values.scales.shape != scores.shape:
         raise ValueError(f"{name} has scales of shape {_shape(values.scales)} for {len(scores)} keypoints")
+    if values.scales.numel() and not values.scales.min() > 0:
+        raise ValueError(f"{name} has scales that are not above 0")
     for part, meaning in ((keypoints, "keypoints"), (descriptors, "descriptors"), (values.scales, "scales")):
         if not torch.isfinite(part).all():
             raise ValueError(f"{name} has {meaning} that are NaN or infinite")
@@ -127,7 +136,7 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 def _is_number(value: Any) -> bool:
     try:
         return not isinstance(value, str) and not math.isnan(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # tensors of several numbers, huge whole numbers
         return False
 
 

@@ -7,6 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ripe import checks
+
+WIDEST = 1000  # radius within which anything is told apart
+
 
 @dataclass(frozen=True)
 class DetectionSettings:
@@ -17,12 +21,22 @@ class DetectionSettings:
         nms_radius: a keypoint is the maximum of the (2·radius + 1)² pixels around it.
         border: keypoints nearer than this many pixels to the image border are dropped.
         subpixel: refine positions by a quadratic fit.
+
+    Raises:
+        ValueError: one of them is none of these.
     """
 
     threshold: float
     nms_radius: int = 1
     border: int = 0
     subpixel: bool = False
+
+    def __post_init__(self) -> None:
+        checks.not_nan(self.threshold, "threshold")
+        checks.whole_number(self.nms_radius, "nms_radius", 0, WIDEST)
+        checks.whole_number(self.border, "border", 0)
+        if not isinstance(self.subpixel, bool):
+            raise ValueError(f"subpixel is {self.subpixel!r}; it must be true or false")
 
 
 def local_maximum(logits: Tensor, radius: int) -> Tensor:

@@ -3,7 +3,6 @@
 import hashlib
 import http
 import http.client
-import json
 import os
 import time
 import urllib.error
@@ -13,7 +12,7 @@ from pathlib import Path
 import platformdirs
 from tqdm.auto import tqdm
 
-from ripe.files import replacing, write_json
+from ripe.files import read_json, replacing, write_json
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
@@ -122,7 +121,7 @@ def verify(path: Path) -> None:
         _record(path, path, "put there by hand")
         return
     try:
-        record = json.loads(record_path.read_text())
+        record = read_json(record_path)
         recorded = (record["size"], record["sha256"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{record_path}: damaged record; delete it and {path.name}, then load again") from error

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import secrets
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,6 +98,19 @@ def _holder(held: FileLock) -> str:
     return "another process"
 
 
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is not JSON in UTF-8, or so deeply nested that nobody means it; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
 def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> None:
     """Write JSON, whole or not at all; numbers that are not finite, which JSON does not have, become null.
 
@@ -108,6 +122,17 @@ def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> 
     text = json.dumps(_finite(content), allow_nan=False, indent=indent)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def check_plain_zip(path: str | Path) -> None:
+    """Raise a `ValueError` if a zip file has parts that are compressed, as what PyTorch and NumPy save has not.
+
+    So what is read of it takes no more memory than the file, and no small file fills it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED or part.file_size > part.compress_size for part in parts):
+            raise ValueError(f"{path}: has compressed parts")
 
 
 def write_arrays(path: str | Path, arrays: "Mapping[str, np.ndarray]") -> None:

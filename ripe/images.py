@@ -13,7 +13,7 @@ from ripe.photos import EXTENSIONS as EXTENSIONS
 from ripe.photos import MAX_MEGAPIXELS as MAX_MEGAPIXELS
 from ripe.photos import MIN_SIDE as MIN_SIDE
 from ripe.photos import check_megapixels as check_megapixels
-from ripe.photos import check_size, decode
+from ripe.photos import check_numbers, check_size, decode, singles
 from ripe.photos import fit_long_side as fit_long_side
 from ripe.photos import open_image as open_image
 from ripe.photos import orientation as orientation
@@ -45,9 +45,11 @@ def as_planes(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Te
     if isinstance(image, Image.Image):
         image = decode(image, name)
     if isinstance(image, np.ndarray):
+        check_numbers(image, name)
         image = as_tensor(image.transpose(2, 0, 1) if image.ndim == 3 else image)
     if not isinstance(image, Tensor):
         raise ValueError(f"an image is a path, a Pillow image, a NumPy array or a tensor, not {type(image).__name__}")
+    check_dense(image, name)
     if image.ndim == 2:
         image = image[None]
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
@@ -60,8 +62,18 @@ def as_planes(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Te
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor of an array's values; they share memory unless that is read-only or not in order."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    """A tensor of an array's numbers; they share memory unless that is read-only or not in order.
+
+    Numbers of more than 64 bits, which PyTorch does not have, become float64.
+    """
+    kind = np.float64 if array.dtype.char == "g" else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.require(array, kind, requirements=["C", "W"]))
+
+
+def check_dense(tensor: Tensor, name: str) -> None:
+    """Raise a `ValueError` unless a tensor holds a number for each element: sparse, quantised and meta ones do not."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        raise ValueError(f"{name}: a tensor without its numbers (sparse, quantised, nested or meta); give a dense one")
 
 
 def unit_range(planes: Tensor) -> Tensor:
@@ -76,16 +88,17 @@ def _as_known_type(image: Tensor, name: str) -> Tensor:
         return image.float() / 65535
     if not image.is_floating_point():
         raise ValueError(f"{name}: values of type {image.dtype}; give uint8, uint16 or floating point")
+    image = image.float()  # to which large numbers of float64 are infinite
     if not torch.isfinite(image).all():
         raise ValueError(f"{name}: holds NaN or infinite values")
-    return image.float()
+    return image
 
 
 def split_batch(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """The single images of one image, a batch (a 4-dimensional tensor or array) or several images."""
     if isinstance(images, Tensor | np.ndarray):
         return list(images) if images.ndim == 4 else [images]
-    return [images] if isinstance(images, str | Path | Image.Image) else list(images)
+    return singles(images)
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

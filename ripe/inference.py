@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ripe.images import MAX_MEGAPIXELS, MIN_SIDE, ImageLike, as_planes, fit_long_side, resize, unit_range
+from ripe.images import MAX_MEGAPIXELS, MIN_SIDE, ImageLike, as_planes, check_dense, fit_long_side, resize, unit_range
+from ripe.photos import check_numbers
 
 READERS = 4
 READ_AHEAD = 4
@@ -126,9 +127,11 @@ def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: flo
         FileNotFoundError, ValueError: the mask is of another size, or none; the message names both.
     """
     if isinstance(mask, Tensor):
+        check_dense(mask, "a mask")
         kept = mask != 0
     elif isinstance(mask, np.ndarray):
-        kept = torch.from_numpy(mask != 0)
+        check_numbers(mask, "a mask")
+        kept = torch.from_numpy(np.asarray(mask) != 0)
     elif isinstance(mask, str | Path | Image.Image):
         kept = (as_planes(mask, max_megapixels=max_megapixels) != 0).any(dim=0)
     else:

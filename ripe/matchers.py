@@ -13,7 +13,7 @@ from ripe.features import Features, Matches
 from ripe.filters import MIN_SCORE
 from ripe.networks.lightglue import LightGlue, Points, normalised
 from ripe.pretrained import usable_device
-from ripe.stored_weights import hash_of, load_into, read_metadata, read_weights, write_weights
+from ripe.stored_weights import build_for, describing, hash_of, read_metadata, read_weights, write_weights
 
 ARCHITECTURE = "lightglue"
 MATCHERS = {"compact": "compact_lightglue.safetensors"}
@@ -107,9 +107,10 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
     if not is_matcher(path):
         raise ValueError(f"{path}: not the weights of a matcher")
     state, metadata = read_weights(path)
-    network = LightGlue(**json.loads(metadata["options"]))
-    load_into(network, state, path, "the matcher that the file names")
-    return Matcher(network.to(place), metadata["extractor"])
+    with describing(path):
+        options, extractor = json.loads(metadata["options"]), metadata["extractor"]
+    network = build_for(lambda: LightGlue(**options), state, path, "the matcher that the file names")
+    return Matcher(network.to(place), extractor)
 
 
 def is_matcher(path: Path) -> bool:

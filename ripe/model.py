@@ -201,6 +201,9 @@ class RIPE(nn.Module):
         if len(features) == 0:
             return features
         finest = float(features.scales.min())
+        width, height = features.image_size
+        if width * height / finest**2 > 1e6 * max_megapixels:
+            raise ValueError(f"a keypoint has scale {finest:g}, for which the image would be enlarged beyond the limit")
         side = round(max(features.image_size) / finest)
         unmasked: list[tuple[ImageLike, MaskLike | None]] = [(image, None)]
         photo = next(prepare(unmasked, long_side=side, enlarge=True, max_megapixels=max_megapixels, failed=None))

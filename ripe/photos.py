@@ -1,15 +1,19 @@
 """Photos from files: RGB arrays, upright, by NumPy and Pillow alone."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 MIN_SIDE = 16
 MAX_MEGAPIXELS = 200.0
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what is read, HEIF where a plug-in is registered. Others are no photos, such as EPS, a program that
+Pillow would hand to Ghostscript, whatever the file is called."""
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 FLOAT_RANGES = (1, 255, 65535)
 UPRIGHT = {
@@ -39,18 +43,16 @@ def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> n
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no image that Pillow can decode, a side has fewer than 16 pixels, there are too many pixels, or grey
-            values are out of range; the message names the file.
+        ValueError: no image of a kind that is read, a damaged one, a side has fewer than 16 pixels, there are too many
+            pixels, or grey values are out of range; the message names the file.
     """
     path = Path(path)
     with open_image(path) as image:
         check_megapixels(image, path, max_megapixels)
-        pixels = decode(image, str(path))
-    check_size(pixels.shape[:2], str(path))
-    return pixels
+        return decode(image, str(path))
 
 
-def open_image(path: str | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_image(path: str | Path, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Open a file with Pillow, which reads no more than its header, for use in a `with` statement.
 
     Pillow's own limit, a setting of the whole process, is set aside for that moment; see `check_megapixels`.
@@ -63,7 +65,8 @@ def open_image(path: str | Path, formats: tuple[str, ...] | None = None) -> Imag
     with _opening, _named(str(path)):
         pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path, formats=formats)
+            Image.init()
+            return Image.open(path, formats=[name for name in formats if name in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = pillows
 
@@ -103,13 +106,14 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not an image, or of a kind that Pillow cannot read") from error
+        raise ValueError(f"{name}: not an image, or of a kind that is not read") from error
     except Exception as error:  # damaged files make its decoders fail in every way that there is
         raise ValueError(f"{name}: damaged or unreadable image ({error or type(error).__name__})") from error
 
 
 def decode(image: Image.Image, name: str) -> np.ndarray:
-    """The pixels of an opened image as `read_image` gives them; the `ValueError` of a damaged one has its `name`."""
+    """The pixels of an opened image as `read_image` gives them; a `ValueError` has its `name` if it cannot be used."""
+    check_size(image.size[::-1], name)
     with _named(name):
         image.load()
         turn = UPRIGHT.get(orientation(image))
@@ -134,6 +138,18 @@ def check_size(size: Sequence[int], name: str) -> None:
     """Raise a `ValueError` that names an image of (H, W) `size` if that is too small."""
     if min(size) < MIN_SIDE:
         raise ValueError(f"{name}: {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more")
+
+
+def check_numbers(array: np.ndarray, name: str) -> None:
+    """Raise a `ValueError` that names an array unless it holds real numbers or booleans."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: values of type {array.dtype}; give numbers")
+
+
+def singles(images: Any) -> list[Any]:
+    """The single images of one or several that are no arrays; what is no image is one of its own, refused later."""
+    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | Path | Image.Image)
+    return list(images) if several else [images]
 
 
 def check_long_side(resize: int | None) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,15 @@ from ripe.model import RIPE
 from ripe.networks.compact import CompactNet
 from ripe.networks.descriptors import ProjectedColumn
 from ripe.networks.vgg import Interpolation, VggNet, descriptor_head
-from ripe.stored_weights import hash_of, is_safetensors, load_into, read_state_dict, read_weights, write_weights
+from ripe.stored_weights import (
+    build_for,
+    describing,
+    hash_of,
+    is_safetensors,
+    read_state_dict,
+    read_weights,
+    write_weights,
+)
 
 COMPACT_SHA256 = "3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f"
 RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
@@ -237,9 +246,11 @@ def _existing(name_or_path: str | Path) -> Path:
 
 def _load_file(path: Path, options: Mapping[str, Any] | None = None) -> RIPE:
     state, metadata = read_weights(path) if is_safetensors(path) else (read_state_dict(path), {})
-    stored_options = json.loads(metadata.get("options", "{}"))
-    model = build(metadata.get("architecture", "vgg_hyper"), **{**stored_options, **(options or {})})
-    load_into(model, state, path, f"the architecture {model.name}")
+    name = metadata.get("architecture", "vgg_hyper")
+    with describing(path):
+        given = {**json.loads(metadata.get("options", "{}")), **(options or {})}
+    model = build_for(partial(build, name, **given), state, path, f"the architecture {name}")
     if "detection" in metadata:
-        model.detection = DetectionSettings(**json.loads(metadata["detection"]))
+        with describing(path):
+            model.detection = DetectionSettings(**json.loads(metadata["detection"]))
     return model.eval()

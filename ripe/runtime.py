@@ -22,7 +22,17 @@ from PIL import Image
 
 from ripe.files import write_arrays
 from ripe.filters import MIN_SCORE, MatchFilter
-from ripe.photos import MAX_MEGAPIXELS, MIN_SIDE, check_long_side, check_size, decode, fit_long_side, read_image
+from ripe.photos import (
+    MAX_MEGAPIXELS,
+    MIN_SIDE,
+    check_long_side,
+    check_numbers,
+    check_size,
+    decode,
+    fit_long_side,
+    read_image,
+    singles,
+)
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -409,7 +419,7 @@ def _passes(nearest: _Nearest, ratio: float) -> np.ndarray:
 def _split_batch(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
-    return [images] if isinstance(images, str | Path | Image.Image) else list(images)
+    return singles(images)
 
 
 def _as_array(image: ImageLike, max_megapixels: float) -> np.ndarray:
@@ -421,6 +431,8 @@ def _as_array(image: ImageLike, max_megapixels: float) -> np.ndarray:
         image = decode(image, name)
     if not isinstance(image, np.ndarray):
         raise ValueError(f"an image is a path, a Pillow image or a NumPy array, not {type(image).__name__}")
+    check_numbers(image, name)
+    image = np.asarray(image, image.dtype.newbyteorder("="))  # of its own class no more: matrices have no third axis
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
@@ -433,14 +445,20 @@ def _as_array(image: ImageLike, max_megapixels: float) -> np.ndarray:
         return values.astype(np.float32) / np.float32(65535)
     if values.dtype.kind != "f":
         raise ValueError(f"{name}: values of type {values.dtype}; give uint8, uint16 or floating point")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)  # to which large numbers of float64 are infinite
     if not np.isfinite(values).all():
         raise ValueError(f"{name}: holds NaN or infinite values")
-    return values.astype(np.float32)
+    return values
 
 
 def _as_mask(mask: MaskLike, image: ImageLike, size: tuple[int, ...], max_megapixels: float) -> np.ndarray:
     """H×W bool, True where keypoints may lie: where the mask, or one of its colours, is not 0."""
-    values = mask if isinstance(mask, np.ndarray) else _as_array(mask, max_megapixels).any(axis=2)
+    if isinstance(mask, np.ndarray):
+        check_numbers(mask, "a mask")
+        values = np.asarray(mask) != 0
+    else:
+        values = _as_array(mask, max_megapixels).any(axis=2)
     if values.shape != size:
         names = [str(one) if isinstance(one, str | Path) else None for one in (mask, image)]
         found, wanted = ("×".join(map(str, reversed(shape))) for shape in (values.shape, size))
@@ -448,7 +466,7 @@ def _as_mask(mask: MaskLike, image: ImageLike, size: tuple[int, ...], max_megapi
             f"{names[0] or 'a mask'} is {found} pixels, and {names[1] or 'an image'} is {wanted}: a mask must have the "
             "size of its photo, as it is shown upright"
         )
-    return values != 0
+    return values
 
 
 def _resized(original: np.ndarray, long_side: int | None, enlarge: bool, image: ImageLike) -> np.ndarray:

@@ -159,17 +159,28 @@ def _convert(key: str, value: Any, hint: Any) -> Any:
 def _convert_scalar(key: str, value: Any, hint: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
-        return float(value) if math.isfinite(value) else refuse(key, value, "a finite number")
-    if hint is int and number and math.isfinite(value) and value == int(value):
+        return float(value) if _is_finite(value) else refuse(key, value, "a finite number")
+    if hint is int and number and _is_finite(value) and value == int(value):
         return int(value)
     if hint is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:  # ~name of nobody here
+            refuse(key, value, "a path; there is no such user")
     if hint is str and (number or isinstance(value, str)):
         return str(value)  # a run may be named 7
     if hint is bool and isinstance(value, bool):
         return value
     wanted = {float: "a number", int: "a whole number", bool: "true or false", Path: "a path", str: "a text"}
     return refuse(key, value, wanted.get(hint, "a list or a mapping"))
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is finite as a floating-point number, which whole ones may be too large for."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _plain(value: Any) -> Any:

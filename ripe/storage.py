@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from ripe.features import Features, Matches
 
 ABSENT = "none"
+DATA_SETS = ("keypoints", "scores", "keypoint_scores", "descriptors", "image_size", "scales")
+"""What is stored of an image; hloc's own matchers call the scores keypoint_scores."""
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
+"""How h5py fails on damaged files."""
+MOST_INDEX = 2**63 - 1
+MOST_PER_STORED_BYTE = 1100
+"""Bytes of numbers that a stored byte may stand for: a little more than what gzip makes of equal ones."""
 OPTIONS = {
     "model": "--model",
     "weights": "weights of --model",
@@ -145,12 +152,14 @@ class GroupFile:
         return sorted(self.parts.glob("*.h5"))
 
     def _check_ours(self, file: h5py.File) -> None:
-        holds_matches = "matcher" in file.attrs
-        if not self.settings.keys() & file.attrs.keys() or holds_matches != ("matcher" in self.settings):
+        there = _attributes(file)
+        holds_matches = "matcher" in there
+        if not self.settings.keys() & there.keys() or holds_matches != ("matcher" in self.settings):
             raise ValueError(f"{self.path}: exists and was not begun by `{self.command}`; choose another file")
 
     def _check_settings(self, file: h5py.File) -> None:
-        stored = {key: file.attrs.get(key, ABSENT) for key in self.settings}
+        there = _attributes(file)
+        stored = {key: there.get(key, ABSENT) for key in self.settings}
         differing = [
             f"{OPTIONS.get(key, key)} {stored[key]} there, {now} now"
             for key, now in self.settings.items()
@@ -313,7 +322,7 @@ class FeatureReader:
     @property
     def settings(self) -> dict[str, Any]:
         """What the features depend on: the file's attributes."""
-        return dict(self._file.attrs)
+        return _attributes(self._file)
 
     def names(self) -> list[str]:
         """Names of all images, sorted."""
@@ -324,31 +333,30 @@ class FeatureReader:
 
         Raises:
             KeyError: there is no such image.
-            ValueError: it lacks some of its data.
+            ValueError: it lacks some of its data, or holds what are no features.
         """
+        from ripe import checks
         from ripe.features import Features
 
         group = self._group(name)
-        scores = "scores" if "scores" in group else "keypoint_scores"
-        if absent := [key for key in (scores, "descriptors", "image_size") if key not in group]:
+        scores = "scores" if _is_own(group, "scores") else "keypoint_scores"
+        if absent := [key for key in (scores, "descriptors", "image_size") if not _is_own(group, key)]:
             raise ValueError(f"{self.path}: {name} has no {' and no '.join(absent)}")
-        width, height = group["image_size"][()].tolist()
-        return Features(
-            _as_float(group["keypoints"][()]),
-            _as_float(group[scores][()]),
-            _as_float(group["descriptors"][()].T),
-            (width, height),
-            _as_float(group["scales"][()]) if "scales" in group else None,  # type: ignore[arg-type]
+        found = Features(
+            _as_float(read_numbers(group, "keypoints")),
+            _as_float(read_numbers(group, scores)),
+            _as_float(read_numbers(group, "descriptors").T),
+            read_image_size(group),
+            _as_float(read_numbers(group, "scales")) if _is_own(group, "scales") else None,  # type: ignore[arg-type]
         )
+        return checks.features(found, f"{self.path}: {name}")
 
     def identity(self, name: str) -> str:
         """A hash of an image's keypoints, which tells its features from others; `KeyError` without such an image."""
-        return hashlib.sha256(self._group(name)["keypoints"][()].tobytes()).hexdigest()[:16]
+        return hashlib.sha256(read_numbers(self._group(name), "keypoints").tobytes()).hexdigest()[:16]
 
     def _group(self, name: str) -> h5py.Group:
-        if name not in self._file or FeatureFile.marker not in self._file[name]:
-            raise KeyError(name)
-        return self._file[name]
+        return _image_group(self._file, name)
 
     def __enter__(self) -> Self:
         return self
@@ -363,7 +371,11 @@ def read_features(path: str | Path, names: Sequence[str] | None = None) -> dict[
     """The data sets of some (or all) images of a feature file: name to keypoints, scores, descriptors, image_size."""
     with open_hdf5(Path(path)) as file:
         wanted = sorted(_groups(file, FeatureFile.marker)) if names is None else names
-        return {name: {key: data[()] for key, data in file[name].items()} for name in wanted}
+        groups = {name: _image_group(file, name) for name in wanted}
+        return {
+            name: {key: read_numbers(group, key) for key in DATA_SETS if _is_own(group, key)}
+            for name, group in groups.items()
+        }
 
 
 def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair, np.ndarray]]:
@@ -374,9 +386,9 @@ def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair
     with open_hdf5(Path(path)) as file:
         for pair in pairs:
             for names in (pair, pair[::-1]):
-                group = file.get(pair_group(*names))
-                if group is not None and MatchFile.marker in group and _belongs(group.attrs, names):
-                    matches = group[MatchFile.marker][()].astype(np.int64)
+                group = group_of(file, pair_group(*names))
+                if group is not None and _is_own(group, MatchFile.marker) and _belongs(_attributes(group), names):
+                    matches = _partners(group)
                     matched = np.flatnonzero(matches != NO_MATCH)
                     both = matched, matches[matched]
                     yield pair, np.stack(both if names == pair else both[::-1], axis=-1)
@@ -468,11 +480,95 @@ def _groups(file: h5py.File, marker: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Group) and marker in item:
-            found[name] = dict(item.attrs)
+        if isinstance(item, h5py.Group) and _is_own(item, marker):
+            found[name] = _attributes(item)
 
-    file.visititems(visit)
+    try:
+        file.visititems(visit)
+    except HDF5_ERRORS as error:
+        raise ValueError(f"{file.filename}: a damaged HDF5 file ({error})") from error
     return found
+
+
+def group_of(file: h5py.File, name: str) -> h5py.Group | None:
+    """The group of that name; None if there is none in this file, as where the name is a link to another file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        found: h5py.Group | h5py.Dataset | None = file
+        for part in PurePosixPath(name.lstrip("/")).parts:
+            if not isinstance(found, h5py.Group) or not _is_own(found, part):
+                return None
+            found = found[part]
+        return found if isinstance(found, h5py.Group) else None
+    except HDF5_ERRORS as error:
+        raise ValueError(f"{file.filename}: a damaged HDF5 file ({error})") from error
+
+
+def _image_group(file: h5py.File, name: str) -> h5py.Group:
+    """The group of an image; `KeyError` without such an image."""
+    group = group_of(file, name)
+    if group is None or not _is_own(group, FeatureFile.marker):
+        raise KeyError(name)
+    return group
+
+
+def read_numbers(group: h5py.Group, key: str) -> np.ndarray:
+    """The numbers of a data set, none of which may lie in other files, nor take much more memory than the file does.
+
+    Raises:
+        ValueError: it is not there, or is no such data set; the message names the file.
+    """
+    try:
+        data = group[key] if _is_own(group, key) else None
+        if not isinstance(data, h5py.Dataset) or data.shape is None or data.dtype.kind not in "biuf":
+            raise TypeError("no numbers")
+        if data.external or data.is_virtual or data.nbytes > MOST_PER_STORED_BYTE * data.id.get_storage_size():
+            raise TypeError(f"its {data.nbytes} bytes are not in this file")
+        return np.asarray(data[()], dtype=data.dtype.newbyteorder("="))
+    except HDF5_ERRORS as error:
+        place = f"{group.file.filename}: {group.name.lstrip('/')}"
+        raise ValueError(f"{place}: {key} is damaged, or no array of numbers ({error})") from error
+
+
+def read_image_size(group: h5py.Group) -> tuple[int, int]:
+    """(width, height) of an image; `ValueError` as of `read_numbers`, or as they are not two sizes."""
+    size = read_numbers(group, "image_size")
+    if size.shape != (2,) or not (np.isfinite(size) & (size >= 1) & (size < 2**31)).all():
+        raise ValueError(f"{group.file.filename}: {group.name.lstrip('/')} has image_size {size}; it must be (w, h)")
+    return int(size[0]), int(size[1])
+
+
+def _partners(group: h5py.Group) -> np.ndarray:
+    """Of each keypoint of a pair's first image that of the second, int64; `NO_MATCH` for none."""
+    found = read_numbers(group, MatchFile.marker)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (found < NO_MATCH).any() or (found > MOST_INDEX).any():
+        raise ValueError(
+            f"{group.file.filename}: {group.name.lstrip('/')} has matches that are no indices of keypoints"
+        )
+    return found.astype(np.int64)
+
+
+def _is_own(group: h5py.Group, key: str) -> bool:
+    """Whether a name in a group is of what is there itself, and not a link, which may lead to any file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return key in group and isinstance(group.get(key, getlink=True), h5py.HardLink)
+    except HDF5_ERRORS as error:
+        raise ValueError(f"{group.file.filename}: a damaged HDF5 file ({error})") from error
+
+
+def _attributes(item: h5py.File | h5py.Group) -> dict[str, Any]:
+    """Those attributes that are one text or one number, which ours are; `ValueError` if the file is damaged."""
+    try:
+        return {key: value for key, value in item.attrs.items() if isinstance(value, str | np.generic)}
+    except HDF5_ERRORS as error:
+        raise ValueError(f"{item.file.filename}: damaged attributes of {item.name} ({error})") from error
 
 
 def _as_float(values: np.ndarray) -> Tensor:

@@ -1,19 +1,21 @@
 """Files of trained weights: ours are safetensors with a line on what they are; PyTorch's state dicts are read, too."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ripe.files import replacing
+from ripe.files import check_plain_zip, replacing
 
 State = Mapping[str, Tensor]
+N = TypeVar("N", bound=nn.Module)
 
 
 def write_weights(state: State, path: str | Path, metadata: dict[str, str], dtype: torch.dtype = torch.float32) -> None:
@@ -59,24 +61,74 @@ def read_metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
+def build_for(build: Callable[[], N], state: State, path: Path, what: str) -> N:
+    """The network of a file, with its weights.
+
+    Args:
+        build: makes it, as the file says: of whatever size.
+        state: the weights; what they do not fit is not built, so that it takes no more memory than they do.
+        path: the file, for messages.
+        what: the network is, for messages.
+
+    Raises:
+        ValueError: the file says what makes no network, or its weights are not that network's.
+    """
+    with describing(path):
+        with torch.device("meta"):
+            sizes = {key: value.numel() for key, value in build().state_dict().items()}
+        if sum(sizes.values()) > sum(value.numel() for value in state.values()):
+            raise ValueError(f"the weights do not fit {what}: there are fewer")
+        network = build()
+    load_into(network, state, path, what)
+    return network
+
+
+@contextmanager
+def describing(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with what a file says of itself becomes a `ValueError` that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: what it says of its weights makes no network ({reason})") from error
+
+
 def load_into(network: nn.Module, state: State, path: Path, what: str) -> None:
     """Give a network the weights of a file; `ValueError` says that they do not fit `what` the network is."""
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, NotImplementedError) as error:
         summary = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: the weights do not fit {what} ({summary}…)") from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a PyTorch state dict, on the CPU; `ValueError` names a file that is none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # other bytes make the unpickler fail in every way that there is
-        raise ValueError(f"{path}: not a weights file, or a damaged one") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    state = unpickled(path, "a weights file")
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) and _is_plain(state[key]) for key in state):
         raise ValueError(f"{path}: holds no plain state dict (names and tensors)")
     return dict(state)
+
+
+def unpickled(path: Path, what: str) -> Any:
+    """What `torch.save` has written, on the CPU: tensors and plain values, as nothing in the file is run.
+
+    Raises:
+        ValueError: the file holds something else, has compressed parts, or is damaged, and so is not `what` was wanted.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            check_plain_zip(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # other bytes make the unpickler fail in every way that there is
+        raise ValueError(f"{path}: not {what}, or a damaged one") from error  # PyTorch's words advise to run it
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor that holds a number for each element."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_quantized or value.is_nested or value.is_meta)
 
 
 def hash_of(name: str, state: State) -> str:
@@ -94,5 +146,6 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
-    except safetensors.SafetensorError as error:
+    # The other two are of types of numbers that PyTorch has not.
+    except (safetensors.SafetensorError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged weights file ({error})") from error

@@ -27,7 +27,7 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files resizing filters photos runtime features checks feature_arrays settings tables images folders recipe
+    files resizing filters photos runtime features checks settings tables images feature_arrays folders recipe
     geometry detection download drawing storage pair_lists two_views stored_weights
     networks inference model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many

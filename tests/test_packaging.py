@@ -1,5 +1,7 @@
 """What is packaged, and that the files around the code agree with it."""
 
+import itertools
+import re
 import runpy
 import shutil
 import subprocess
@@ -11,8 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -63,6 +68,22 @@ def test_the_distribution_without_pytorch_differs_in_name_and_dependencies_only(
     assert needed == {"filelock", "h5py", "numpy", "onnxruntime", "pillow", "tqdm"}
     del project["dependencies"], project["optional-dependencies"]
     assert light == whole
+
+
+def test_the_lock_has_a_version_and_hashes_of_all_that_is_declared_but_pytorch() -> None:
+    entries = re.findall(r"^([\w.-]+)==([^ ;]+).*?((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)+)", LOCK, flags=re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^\w", LOCK, flags=re.MULTILINE))
+    locked: dict[str, list[str]] = {}
+    for name, version, _ in entries:
+        locked.setdefault(canonicalize_name(name), []).append(version)
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    declared = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values(), groups["dev"], groups["docs"]]
+    for requirement in map(Requirement, itertools.chain(*declared)):
+        versions = locked.get(canonicalize_name(requirement.name), [])
+        assert any(map(requirement.specifier.contains, versions)) == (requirement.name != "torch"), requirement
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        assert locked.get(name, [version]) == [version]
 
 
 def test_the_conda_environment_has_every_extra() -> None:

@@ -1,6 +1,5 @@
 """Download public data sets: resumed, verified, unpacked, and going on past an item that fails."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ripe.data.archives import below, strip, unpack
 from ripe.data.catalogue import SOURCES, how_to_get, place
 from ripe.download import fetch_resumable, fetch_text
-from ripe.files import write_json
+from ripe.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +171,7 @@ def _fetch_item(item: Item, folder: Path) -> str:
 def _is_recorded(record: Path, item: Item, parent: Path) -> bool:
     """Whether an item was fetched before, is the same by its sum, and what came of it is still there."""
     try:
-        content = json.loads(record.read_text())
+        content = read_json(record)
         return content["md5"] == item.md5 and all((parent / name).exists() for name in content["names"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

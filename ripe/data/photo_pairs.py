@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ripe.files import replacing
+from ripe.files import read_json, replacing
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def read_pairs(path: str | Path) -> list[PhotoPair]:
         ValueError: it is no such list; the message names the file.
     """
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = read_json(path)
         if not isinstance(rows, list):
             raise ValueError("no list")
         return [_from_row(row) for row in rows]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"{path}: is no list of pairs as `ripe data mine` writes it ({error})") from error
 
 
@@ -78,6 +78,10 @@ def as_tuples(matrix: Tensor | np.ndarray | Sequence[Sequence[float]] | None) ->
 def _from_row(row: dict[str, Any]) -> PhotoPair:
     pair = PhotoPair(**row)
     homography = as_tuples(pair.homography)
+    if not isinstance(pair.image0, str) or not isinstance(pair.image1, str):
+        raise ValueError("image0 and image1 must be texts")
+    if homography is not None and np.shape(homography) != (3, 3):
+        raise ValueError("homography must be 3×3 numbers")
     return replace(pair, size0=_as_size(pair.size0), size1=_as_size(pair.size1), homography=homography)
 
 

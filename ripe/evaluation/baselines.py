@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ripe.extractors import Describer, MaskedDescriber
 from ripe.features import Features
+from ripe.stored_weights import unpickled
 
 Detected = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Keypoints N×2, scores N and descriptors N×D, all float32."""
@@ -146,10 +147,7 @@ def learned_weights(name: str) -> Path:
 
 
 def _read_weights(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # other bytes make the unpickler fail in every way that there is
-        raise ValueError(f"{path}: not a weights file, or a damaged one") from error
+    return unpickled(path, "a weights file")
 
 
 def _detect(detector: Any, image: Tensor, mask: Tensor | None, length: int) -> Detected:

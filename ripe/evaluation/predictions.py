@@ -22,7 +22,17 @@ from ripe.extractors import Describer, one_by_one, resized, to_original
 from ripe.images import MAX_MEGAPIXELS
 from ripe.match_many import match_many
 from ripe.matching import Match, match, matching_settings
-from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct, open_hdf5, read_matches
+from ripe.storage import (
+    FeatureFile,
+    FeatureReader,
+    MatchFile,
+    check_distinct,
+    group_of,
+    open_hdf5,
+    read_image_size,
+    read_matches,
+    read_numbers,
+)
 
 Progress = Callable[..., object]
 """Called with how many more photos or pairs are done; 1 if it is not said."""
@@ -160,7 +170,8 @@ def match_images(
 def read_predictions(pairs: PairSet, folder: Path) -> Predictions:
     """What `extract_images` and `match_images` have stored for these pairs."""
     with open_hdf5(folder / "features.h5") as file:
-        images = {name: _read_image(file[name]) for name in pairs.images if name in file}
+        groups = {name: group_of(file, name) for name in pairs.images}
+        images = {name: _read_image(group) for name, group in groups.items() if group is not None}
     names = [pair for pair in _names(pairs) if images.keys() >= set(pair)]
     matches = {pair: torch.from_numpy(found) for pair, found in read_matches(folder / "matches.h5", names)}
     return Predictions(images, matches)
@@ -201,9 +212,9 @@ def _settings(candidate: Candidate, pairs: PairSet, protocol: Protocol) -> dict[
 
 
 def _read_image(group: h5py.Group) -> StoredImage:
-    width, height = group["image_size"][()].tolist()
-    keypoints = torch.from_numpy(np.asarray(group["keypoints"][()], dtype=np.float32))
-    return StoredImage(keypoints, (width, height), float(group.attrs["milliseconds"]), str(group.attrs["hardware"]))
+    keypoints = torch.from_numpy(np.asarray(read_numbers(group, "keypoints"), dtype=np.float32))
+    milliseconds, hardware = float(group.attrs["milliseconds"]), str(group.attrs["hardware"])
+    return StoredImage(keypoints, read_image_size(group), milliseconds, hardware)
 
 
 def _check_sizes(pair: AnnotatedPair, stored: tuple[StoredImage, StoredImage]) -> None:

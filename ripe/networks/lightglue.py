@@ -13,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ripe import checks
+
+WIDEST = 4096  # of what is between layers
+DEEPEST = 100  # layers
 SHARPNESS = 20.0
 """What cosine similarities are multiplied by at the start, before the softmax."""
 CONFIDENT_SHARE = 0.95
@@ -72,11 +76,15 @@ class LightGlue(nn.Module):
         heads: of each attention; they share `width`, and each has an even part of it.
 
     Raises:
-        ValueError: `width` cannot be shared so.
+        ValueError: a number is no whole one from 1 on, or beyond all use, or `width` cannot be shared so.
     """
 
     def __init__(self, descriptor_dim: int = 128, width: int = 128, layers: int = 4, heads: int = 2) -> None:
         super().__init__()
+        checks.whole_number(descriptor_dim, "descriptor_dim", 1, WIDEST)
+        checks.whole_number(width, "width", 1, WIDEST)
+        checks.whole_number(layers, "layers", 1, DEEPEST)
+        checks.whole_number(heads, "heads", 1, WIDEST)
         if width % (2 * heads):
             raise ValueError(f"width is {width}; {heads} heads need a multiple of {2 * heads}")
         self.descriptor_dim, self.width, self.heads = descriptor_dim, width, heads

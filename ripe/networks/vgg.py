@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ripe import checks
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.descriptors import HyperColumn, LastMapColumn, SharedColumn
 from ripe.networks.streaming import RowDelay, RowStream, RowWriter, resized_rows, strips
@@ -20,6 +21,7 @@ CHANNELS = (64, 128, 256, 512)
 CONVOLUTIONS = (2, 2, 4, 4)
 STRIDES = (1, 2, 4, 8)
 HIDDEN_BLOCKS = 8
+LONGEST = 2**16  # of descriptors
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -168,6 +170,8 @@ class VggNet(DenseNetwork):
 
     def __init__(self, normalise_input: bool | Literal["imagenet"] = True) -> None:
         super().__init__()
+        if not isinstance(normalise_input, bool) and normalise_input != "imagenet":
+            raise ValueError(f'normalise_input is {normalise_input!r}; it must be true, false or "imagenet"')
         self.normalise_input = normalise_input
         self.encoder = Encoder()
         self.decoder = Decoder()
@@ -214,10 +218,16 @@ def descriptor_head(
         ValueError: the options do not go together.
     """
     sparse = interpolation == "interpolate_sparse2D"
-    if interpolation not in get_args(Interpolation):
+    if descriptor_dim is not None:
+        checks.whole_number(descriptor_dim, "descriptor_dim", 1, LONGEST)
+    if not isinstance(interpolation, str) or interpolation not in get_args(Interpolation):
         raise ValueError(f"interpolation is {interpolation!r}; give one of {', '.join(get_args(Interpolation))}")
     if desc_shares is None:
         return LastMapColumn(CHANNELS[-1], descriptor_dim) if sparse else HyperColumn(CHANNELS, descriptor_dim)
+    for share in desc_shares:
+        checks.whole_number(share, "desc_shares", 1, LONGEST)
+    if len(desc_shares) != len(CHANNELS):
+        raise ValueError(f"desc_shares {list(desc_shares)}: give {len(CHANNELS)} lengths, one for each map")
     if sparse or descriptor_dim != sum(desc_shares):
         raise ValueError(f"desc_shares {list(desc_shares)} need the hyper-column and a descriptor_dim of their sum")
     return SharedColumn(CHANNELS, desc_shares)

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from ripe.files import replacing
+from ripe.files import check_plain_zip, replacing
+from ripe.stored_weights import unpickled
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +43,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
+        check_plain_zip(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"{damaged} is damaged")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever unpickling or unzipping met
-        raise ValueError(f"{path}: not a whole checkpoint ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # zipfile's are of many classes
+        raise ValueError(f"{path}: not a whole checkpoint ({error})") from error
+    state = unpickled(path, "a whole checkpoint")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path}: not a checkpoint of a run")
+    return state
 
 
 def release_of(state: Mapping[str, Any]) -> str:

@@ -129,21 +129,28 @@ def starting_state(config: TrainConfig) -> dict[str, Any] | None:
     """
     checkpoints = CheckpointFolder(config.folder / CHECKPOINTS, config.keep_checkpoints)
     if config.resume == "auto":
-        return checkpoints.newest()
+        newest = checkpoints.newest()
+        return None if newest is None else _of_a_run(newest, checkpoints.folder)
     steps = checkpoints.steps()
     if config.resume == "never":
         if steps or any((config.folder / name).exists() for name in (WEIGHTS, BEST_WEIGHTS)):
             raise FileExistsError(f"{config.folder}: holds a run already; resume=auto goes on, or choose another name")
         return None
-    state = load_checkpoint(Path(config.resume))
-    if not {"step", "model", "config"} <= state.keys():
-        raise ValueError(f"{config.resume}: not a checkpoint of a run")
+    state = _of_a_run(load_checkpoint(Path(config.resume)), config.resume)
     if steps and steps[-1] > state["step"]:
         raise FileExistsError(
             f"{config.folder}: the run has come to step {steps[-1]}, and going on from step {state['step']} would "
             "overwrite it; resume=auto goes on from its newest checkpoint, another name keeps both, and so does moving "
             "the later checkpoints away"
         )
+    return state
+
+
+def _of_a_run(state: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """A checkpoint with what is asked of it before it is loaded; `ValueError` names the source of one without."""
+    kinds = {"step": int, "model": Mapping, "config": Mapping}
+    if not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{source}: not a checkpoint of a run")
     return state
 
 
@@ -194,7 +201,7 @@ class _Run:
             self._warn_of_changes(state)
         try:
             self._load(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             source = self.checkpoints.folder if self.config.resume == "auto" else self.config.resume
             raise ValueError(
                 f"{source}: a checkpoint of {release_of(state)} that does not fit this release and these settings "

@@ -76,7 +76,7 @@ def compose(
     _load_env()
     if values.get("output") is None:
         # Checked first, as they become a path.
-        named = TrainConfig.from_dict({key: values[key] for key in ("project_name", "name")})
+        named = TrainConfig.from_dict({key: values[key] for key in ("project_name", "name") if key in values})
         values["output"] = Path(os.environ.get("OUTPUT_DIR") or "outputs") / named.project_name / named.name
     config = TrainConfig.from_dict(values)
     check_trainable(config.data.sets)
@@ -119,7 +119,10 @@ def _compose(preset: str, settings: list[str], config_dir: str | Path | None) ->
             chosen = OverridesParser.create().parse_overrides(sets)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, settings, defaults)) from error
-    assert isinstance(values, dict)
+    except Exception as error:  # YAML's, and what all these run into where a file is none of settings
+        raise ValueError(f"--config-name {preset}: not a file of settings ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict) or not isinstance(values.setdefault("data", {}), dict):
+        raise ValueError(f"--config-name {preset}: not a file of settings (no mapping, or its data is none)")
     for mixture in chosen:
         values["data"]["sets"] = mixture.value()
     return {str(key): value for key, value in values.items()}

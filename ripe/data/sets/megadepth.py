@@ -5,7 +5,6 @@
 photos", CVPR 2018; Tyszkiewicz et al., "DISK: Learning local features with policy gradient", NeurIPS 2020.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 
 from ripe.data.dataset import Count, DataSet, existing
 from ripe.data.scenes import Scene, seeded
+from ripe.files import read_json
 from ripe.folders import is_photo
 
 logger = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ def _from_each_scene(folder: Path, read_scene: Callable[[str, dict[str, Any]], T
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return [read_scene(name, content[name]) for name in sorted(content)]
-    except (AttributeError, LookupError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: not DISK's layout ({type(error).__name__}: {error})") from error
 
 

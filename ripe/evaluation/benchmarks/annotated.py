@@ -8,7 +8,6 @@ scale), and optionally the sizes (width, height) `size0` and `size1` of the phot
 coordinates are (x, y) of the stored photo, EXIF orientation applied, with the centre of the top-left pixel at (0, 0).
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from ripe import checks
 from ripe.evaluation.pair_sets import AnnotatedPair, FundamentalPair, HomographyPair, Kind, PairSet, PosePair, Size
 from ripe.evaluation.protocol import Protocol
+from ripe.files import read_json
 from ripe.geometry.homography import apply_homography, outer_corners
 from ripe.images import open_image, orientation, stored_size
 from ripe.resizing import Resizing
@@ -89,20 +89,19 @@ def read_annotated(folder: str | Path) -> PairSet:
     path = Path(folder) / PAIRS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("pairs"), list):
         raise ValueError(f"{path}: must be an object with a list `pairs`")
-    model = content.get("model")
-    if model not in PARSERS:
-        raise ValueError(f'{path}: `model` is {model!r}; it must be "homography", "fundamental" or "pose"')
+    said = content.get("model")
+    model = next((kind for kind in PARSERS if kind == said), None)
+    if model is None:
+        raise ValueError(f'{path}: `model` is {said!r}; it must be "homography", "fundamental" or "pose"')
     pairs = []
     for index, entry in enumerate(content["pairs"]):
         try:
             pairs.append(PARSERS[model](entry, path.parent))
-        except (KeyError, TypeError, ValueError) as error:
+        # Numbers of any size make linear algebra fail as they make conversions fail.
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, cv2.error) as error:
             reason = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: pair {index}: {reason}") from error
     return PairSet(path.parent.resolve().name, path.parent, model, pairs)
@@ -162,7 +161,7 @@ def _pose_pair(entry: Any, folder: Path) -> PosePair:
     return PosePair(*names, intrinsics0, intrinsics1, rotation, translation, *sizes)
 
 
-PARSERS: dict[str, Callable[[Any, Path], AnnotatedPair]] = {
+PARSERS: dict[Kind, Callable[[Any, Path], AnnotatedPair]] = {
     "homography": _homography_pair,
     "fundamental": _fundamental_pair,
     "pose": _pose_pair,
@@ -179,14 +178,17 @@ def _size(entry: Any, key: str) -> Size | None:
 def _names(entry: Any) -> tuple[str, str, str]:
     if not isinstance(entry, dict):
         raise ValueError("must be an object")
-    return str(entry["name"]), str(entry["image0"]), str(entry["image1"])
+    names = tuple(entry[key] for key in ("name", "image0", "image1"))
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("`name`, `image0` and `image1` must be texts")
+    return names
 
 
 def _numbers(entry: Any, key: str, shape: tuple[int, ...]) -> Tensor:
     wanted = "×".join("K" if size == -1 else str(size) for size in shape)
     try:
         values = torch.tensor(entry[key], dtype=torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"`{key}` must be {wanted} numbers") from error
     if values.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, values.shape, strict=True)):
         raise ValueError(f"`{key}` must be {wanted} numbers")

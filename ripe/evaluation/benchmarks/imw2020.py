@@ -6,7 +6,6 @@
 local features with policy gradient", NeurIPS 2020; Jin et al., "Image Matching across Wide Baselines", IJCV 2021.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from ripe.evaluation.pair_sets import AnnotatedPair, PairSet, PosePair
 from ripe.evaluation.protocol import Protocol
+from ripe.files import read_json
 from ripe.geometry.homography import intrinsics_from_corner_origin
 from ripe.resizing import Resizing
-from ripe.storage import open_hdf5
+from ripe.storage import open_hdf5, read_numbers
 
 # The published validation used as many; which ones is not known, so ours are spread evenly over the tuples.
 PAIRS = 213
@@ -45,9 +45,9 @@ def read(folder: Path) -> list[PairSet]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        scenes = json.loads(path.read_text(encoding="utf-8"))
+        scenes = read_json(path)
         pairs = [pair for scene, content in sorted(scenes.items()) for pair in _scene_pairs(folder, scene, content)]
-    except (AttributeError, IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: not DISK's layout ({type(error).__name__}: {error})") from error
     return [PairSet("imw2020", folder, "pose", pairs)]
 
@@ -63,8 +63,8 @@ def _scene_pairs(folder: Path, scene: str, content: dict[str, Any]) -> list[Anno
     pairs: list[AnnotatedPair] = []
     # Tuples overlap; a pair counts once, in whichever order it comes first.
     chosen: dict[frozenset[str], tuple[str, str]] = {}
-    for first, second, *_ in content["tuples"]:
-        names = content["images"][first], content["images"][second]
+    for group in content["tuples"]:
+        names = content["images"][group[0]], content["images"][group[1]]
         chosen.setdefault(frozenset(names), names)
     for name0, name1 in chosen.values():
         (intrinsics0, rotation0, translation0), (intrinsics1, rotation1, translation1) = camera(name0), camera(name1)
@@ -80,7 +80,7 @@ def _scene_pairs(folder: Path, scene: str, content: dict[str, Any]) -> list[Anno
 def _read_camera(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     try:
         with open_hdf5(path) as file:
-            numbers = {key: torch.tensor(file[key][()], dtype=torch.float64).squeeze() for key in ("K", "R", "T")}
+            numbers = {key: torch.from_numpy(read_numbers(file, key)).double().squeeze() for key in ("K", "R", "T")}
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a calibration ({error})") from error
     shapes = {key: tuple(values.shape) for key, values in numbers.items()}

@@ -6,6 +6,7 @@ older one, `pairs_calibrated.txt` (a line per pair: both names, K0 (9), K1 (9), 
 whose photos are in `images/` or in the folder itself. Sun et al., "LoFTR", CVPR 2021.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +105,10 @@ def _calibrated(path: Path) -> list[AnnotatedPair]:
 
 def _lines(path: Path) -> list[tuple[str, list[str]]]:
     """The words of each line that is not empty, and where it is."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8") from error
     return [(f"{path}, line {number}", line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -113,6 +117,8 @@ def _numbers(place: str, words: list[str], least: int = 12) -> list[float]:
         numbers = [float(word) for word in words]
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{place}: holds NaN or infinite numbers")
     if len(numbers) < least:
         raise ValueError(f"{place}: {len(numbers)} numbers where {least} or more are needed")
     return numbers
