@@ -56,9 +56,8 @@ def fetch(url: str, path: Path, *, sha256: str = "") -> None:
             _record(arrived, path, url)
             arrived.replace(path)
     except NETWORK_ERRORS as error:
-        reason = getattr(error, "reason", None) or error
         raise OSError(
-            f"cannot download {url} ({reason}); fetch it by other means and put it at {path}, or give its path"
+            f"cannot download {url} ({_reason(error)}); fetch it by other means and put it at {path}, or give its path"
         ) from error
 
 
@@ -79,7 +78,7 @@ def fetch_text(url: str) -> str:
             _check_whole(response, len(content))
             return content.decode("utf-8", errors="replace")
     except NETWORK_ERRORS as error:
-        raise OSError(f"cannot read {url} ({error})") from error
+        raise OSError(f"cannot read {url} ({_reason(error)})") from error
 
 
 def fetch_resumable(
@@ -110,7 +109,7 @@ def fetch_resumable(
         except NETWORK_ERRORS as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if refused or attempt + 1 == attempts:
-                raise OSError(f"cannot download {url} ({error}); run the same again to go on") from error
+                raise OSError(f"cannot download {url} ({_reason(error)}); run the same again to go on") from error
             time.sleep(wait_seconds * 2**attempt)
     if md5 is not None and _md5_of(part) != md5:
         part.unlink()
@@ -140,6 +139,11 @@ def verify(path: Path) -> None:
             f"{path}: not the file that was recorded at its first use (size {recorded[0]}, SHA-256 {recorded[1]}); "
             f"if you did not change it, delete it and {record_path.name} beside it, then load again"
         )
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _request(url: str) -> urllib.request.Request:
