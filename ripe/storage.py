@@ -197,8 +197,13 @@ class GroupFile:
                 attributes[name] = dict(group.attrs)
             file.flush()
             content = file.id.get_file_image()
-        with replacing(part) as temporary:
-            temporary.write_bytes(content)
+        unfinished = self.parts / "part.tmp"  # no other process writes here
+        with _errors_named(part):
+            try:
+                unfinished.write_bytes(content)
+                unfinished.replace(part)
+            finally:
+                unfinished.unlink(missing_ok=True)
         self.done.update(attributes)
         self._forgotten -= attributes.keys()
 

@@ -65,7 +65,7 @@ def test_a_file_is_continued(tmp_path: Path) -> None:
 def test_parts_of_a_killed_run_are_continued(tmp_path: Path) -> None:
     store = FeatureFile(tmp_path / "f.h5", SETTINGS)
     store.add({"a": features(seed=1)}, {"a": 1.0})  # never merged, as after a kill
-    (store.parts / ".0123.h5.4567.tmp").write_bytes(b"half written")
+    (store.parts / "part.tmp").write_bytes(b"half written")
     (store.parts / "merged.tmp").write_bytes(b"half written")
     del store
     with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
