@@ -43,7 +43,7 @@ PAGE = 4096
 SPARE = 1 << 28
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
-Act = Callable[[], None]
+Act = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -287,6 +287,18 @@ class Trial:
         self.output.mkdir(exist_ok=True)
         self._again(what)
 
+    def hide(self) -> None:
+        """The folder of the inputs is away for the rest of a run."""
+        self._anew()
+        number = self.chance.randint(1, self.changes)
+        what = f"without its inputs from change {number} of {self.changes} on"
+        away = self.inputs.with_name("away")
+        ended = self._run(number=number, act=lambda: shutil.move(self.inputs, away)).end()
+        if away.exists():
+            away.rename(self.inputs)
+        self._expect(what, ended.in_order(), ended)
+        self._again(what)
+
     def forbid(self) -> None:
         """The disk may only be read."""
         self._anew()
@@ -373,7 +385,7 @@ class Trial:
 
 
 _TIME = time.time
-COUNTS = {"kill": 50, "fill": 20, "lose": 10, "cut": 10, "turn_back": 2, "twice": 3, "forbid": 1}
+COUNTS = {"kill": 50, "fill": 20, "lose": 10, "hide": 5, "cut": 10, "turn_back": 2, "twice": 3, "forbid": 1}
 NEED_DISKS = {"fill", "forbid"}
 
 
