@@ -19,22 +19,14 @@ from ripe.files import replacing, write_json
 
 SCRIPT = Path(__file__).parent / "faults.py"
 CONTENT = bytes(range(256)) * 40
-MOMENTS = {
-    "extract": {"kill": 2, "fill": 1, "lose": 1, "hide": 1, "cut": 1, "turn-back": 1, "twice": 1, "forbid": 1},
-    "match": {"kill": 2, "fill": 1, "cut": 1},
-    "reconstruct": {"kill": 1},
-    "train": {"kill": 1, "twice": 1},
-}
+MOMENTS = {"kill": 2, "fill": 1, "lose": 0, "hide": 1, "cut": 1, "turn-back": 0, "twice": 1, "forbid": 0}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
-@pytest.mark.parametrize("job", MOMENTS)
-def test_faults_at_random_moments_change_nothing(job: str) -> None:
-    pytest.importorskip({"reconstruct": "pycolmap", "train": "lightning_fabric"}.get(job, "h5py"))
-    words = [sys.executable, str(SCRIPT), "--jobs", job]
-    for name in ("kill", "fill", "lose", "hide", "cut", "turn-back", "twice", "forbid"):
-        words += [f"--{name}s", str(MOMENTS[job].get(name, 0))]
+def test_faults_at_random_moments_change_nothing() -> None:
+    words = [sys.executable, str(SCRIPT), "--jobs", "extract", "match"]
+    words += [word for name, count in MOMENTS.items() for word in (f"--{name}s", str(count))]
     ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
