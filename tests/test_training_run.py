@@ -1,6 +1,7 @@
 """A run: what is saved, resumed and survived, what many batches and processes add up to, and that it learns."""
 
 import csv
+import logging
 import multiprocessing
 import os
 import pickle
@@ -11,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -180,8 +180,11 @@ def test_a_second_run_into_a_folder_waits_for_the_first(
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", HOLDER, config.folder], text=True, **pipes) as first:
         assert first.stdout.readline() == "held\n"
-        threading.Timer(0.5, lambda: first.communicate("\n")).start()
+        told = logging.Handler()
+        told.emit = lambda record: first.stdin.close()
+        logging.getLogger("ripe.files").addHandler(told)
         assert train(config).step == 1
+        logging.getLogger("ripe.files").removeHandler(told)
     assert f"{config.folder}: process {first.pid} on " in caplog.text
     assert not list(tmp_path.rglob("*.lock"))
 

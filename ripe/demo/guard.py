@@ -20,6 +20,8 @@ MAX_UPLOADS = 64
 GRACE_SECONDS = 20.0
 LEAST_RATE = 20_000.0
 """Bytes a second that a request must bring on average, `GRACE_SECONDS` besides."""
+CLOSE = (b"connection", b"close")
+"""Of answers to requests that have not come to their end: the rest is not waited for."""
 ELSEWHERE = re.compile(r"/(file=\w\w+:|proxy=)")
 
 
@@ -41,21 +43,32 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
+        body = _Body(receive, limit)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and not body.whole:
+                message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
+            await send(message)
+
         self._uploads += uploads
         try:
-            await self._app(scope, _Body(receive, limit), send)
+            await self._app(scope, body, answer)
         finally:
             self._uploads -= uploads
 
     def _refusal(self, scope: Scope, uploads: bool, limit: int) -> PlainTextResponse | None:
         if ELSEWHERE.search(scope["path"]):
-            return PlainTextResponse("nothing is fetched from elsewhere", 403)
+            return _refused("nothing is fetched from elsewhere", 403)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > limit:
-            return PlainTextResponse(f"requests may have {limit} bytes at most", 413)
+            return _refused(f"requests may have {limit} bytes at most", 413)
         if uploads and self._uploads >= MAX_UPLOADS:
-            return PlainTextResponse("too many uploads at once", 503, {"Retry-After": "5"})
+            return _refused("too many uploads at once", 503)
         return None
+
+
+def _refused(words: str, status: int) -> PlainTextResponse:
+    return PlainTextResponse(words, status, {"Retry-After": "5", "Connection": "close"})
 
 
 class _Body:
@@ -63,10 +76,10 @@ class _Body:
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self._limit = receive, limit
-        self._begun, self._bytes, self._whole = time.monotonic(), 0, False
+        self._begun, self._bytes, self.whole = time.monotonic(), 0, False
 
     async def __call__(self) -> Message:
-        if self._whole:
+        if self.whole:
             return await self._receive()
         due = self._begun + GRACE_SECONDS + self._bytes / LEAST_RATE
         try:
@@ -76,7 +89,7 @@ class _Body:
         if message["type"] == "http.disconnect":
             raise MultiPartException("the sender has hung up")
         self._bytes += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
+        self.whole = not message.get("more_body", False)
         if self._bytes > self._limit:
             raise MultiPartException(f"it exceeds the maximum allowed size of {self._limit} bytes")
         return message
