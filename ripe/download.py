@@ -12,10 +12,11 @@ from pathlib import Path
 import platformdirs
 from tqdm.auto import tqdm
 
-from ripe.files import read_json, replacing, write_json
+from ripe.files import read_json, scratch, write_json
 
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
+PAGE_BYTES = 1 << 24
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
@@ -31,11 +32,11 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch(url: str, path: Path, *, sha256: str = "") -> None:
-    """Download `url` to `path` with a progress bar, whole or not at all, and record it.
+    """Download `url` to `path` with a progress bar, whole or not at all, and record it; nothing is done if it is there.
 
     Args:
         url: what is fetched.
-        path: where it is kept; its folder is made.
+        path: where it is kept; its folder is made. Another process that fetches it is waited for.
         sha256: how the file's SHA-256 must begin, in hexadecimal digits.
 
     Raises:
@@ -44,15 +45,18 @@ def fetch(url: str, path: Path, *, sha256: str = "") -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with replacing(path) as temporary:
-            _download(url, temporary, path.name)
+        with scratch(path) as folder:
+            if path.is_file():
+                return
+            arrived = folder / path.name
+            _download(url, arrived, path.name)
             if sha256:
-                check_sha256(temporary, sha256, name=url)
-            _record(temporary, path, url)
+                check_sha256(arrived, sha256, name=url)
+            _record(arrived, path, url)
+            arrived.replace(path)
     except NETWORK_ERRORS as error:
-        reason = getattr(error, "reason", None) or error
         raise OSError(
-            f"cannot download {url} ({reason}); fetch it by other means and put it at {path}, or give its path"
+            f"cannot download {url} ({_reason(error)}); fetch it by other means and put it at {path}, or give its path"
         ) from error
 
 
@@ -67,9 +71,13 @@ def fetch_text(url: str) -> str:
     """The text of a small page; `OSError` if it cannot be had."""
     try:
         with urllib.request.urlopen(_request(url), timeout=TIMEOUT_SECONDS) as response:
-            return response.read().decode("utf-8", errors="replace")
+            content = response.read(PAGE_BYTES + 1)
+            if len(content) > PAGE_BYTES:
+                raise ConnectionError(f"more than {PAGE_BYTES} bytes; no page of ours")
+            _check_whole(response, len(content))
+            return content.decode("utf-8", errors="replace")
     except NETWORK_ERRORS as error:
-        raise OSError(f"cannot read {url} ({error})") from error
+        raise OSError(f"cannot read {url} ({_reason(error)})") from error
 
 
 def fetch_resumable(
@@ -100,7 +108,7 @@ def fetch_resumable(
         except NETWORK_ERRORS as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if refused or attempt + 1 == attempts:
-                raise OSError(f"cannot download {url} ({error}); run the same again to go on") from error
+                raise OSError(f"cannot download {url} ({_reason(error)}); run the same again to go on") from error
             time.sleep(wait_seconds * 2**attempt)
     if md5 is not None and _md5_of(part) != md5:
         part.unlink()
@@ -132,6 +140,11 @@ def verify(path: Path) -> None:
         )
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _request(url: str) -> urllib.request.Request:
     return urllib.request.Request(url, headers={"User-Agent": "ripe-keypoints"})
 
@@ -145,9 +158,10 @@ def _download_rest(url: str, part: Path, label: str) -> None:
     request = _request(url)
     start = part.stat().st_size if part.exists() else 0
     validator = _validator_path(part)
-    if start and validator.exists():
+    known = validator.read_text() if validator.exists() else ""
+    if start and known:
         request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", validator.read_text())  # the server sends all of it if its file has changed
+        request.add_header("If-Range", known)  # the server sends all of it if its file has changed
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
@@ -175,9 +189,9 @@ def _download_rest(url: str, part: Path, label: str) -> None:
 
 def _receive(response: http.client.HTTPResponse, target: Path, label: str, start: int) -> None:
     """Write a response to the end of the first `start` bytes of a file; what arrives is kept if the rest does not."""
-    announced = response.headers.get("Content-Length")
-    total = start + int(announced) if announced else None
-    received = start
+    length = _announced(response)
+    total = None if length is None else start + length
+    received = 0
     with (
         target.open("r+b" if start else "wb") as file,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=label) as progress,
@@ -187,8 +201,19 @@ def _receive(response: http.client.HTTPResponse, target: Path, label: str, start
             file.write(chunk)
             received += len(chunk)
             progress.update(len(chunk))
-    if total is not None and received != total:
-        raise ConnectionError(f"{received} of {total} bytes arrived")
+    _check_whole(response, received)
+
+
+def _announced(response: http.client.HTTPResponse) -> int | None:
+    length = response.headers.get("Content-Length")
+    return int(length) if length else None
+
+
+def _check_whole(response: http.client.HTTPResponse, received: int) -> None:
+    """`ConnectionError` unless as many bytes have arrived as the server has announced, if it has."""
+    announced = _announced(response)
+    if announced is not None and received != announced:
+        raise ConnectionError(f"{received} of {announced} bytes arrived")
 
 
 def _md5_of(path: Path) -> str:

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import platform
-import secrets
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,24 +20,54 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+WAIT_SECONDS = 1.0
+"""After which it is said that another process is waited for."""
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it replaces `path` on success and is removed on any error."""
+    """A temporary path to write to; it replaces `path` on success and is removed on any error, see `scratch`."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with scratch(path) as folder:
+        temporary = folder / path.name
         yield temporary
         temporary.replace(path)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """An empty folder `.<name>.tmp` beside `path` in which a file or folder is made whole before it is moved there.
+
+    It is removed at the end. What a process left in it that was killed goes first, and a process that is making the
+    same is waited for, so that there is one such folder at most.
+
+    Raises:
+        OSError: as the body, but what is said of the folder is said of `path`.
+    """
+    folder = path.with_name(f".{path.name}.tmp")
+    held = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        try:
+            held.acquire(timeout=WAIT_SECONDS)
+        except Timeout:
+            logger.warning("%s: another process is writing it; waiting until that ends", path)
+            held.acquire()
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            unlock(held)
     except FileNotFoundError as error:
         if path.parent.is_dir():
             raise
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}") from error
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)):
+        ours = (None, held.lock_file, str(folder), str(folder / path.name))
+        if error.errno is None or error.filename not in ours:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # named by its place, such as on a full disk
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> None:

@@ -178,7 +178,10 @@ def vgg_hyper(model_path: str | Path | None = None, desc_shares: Sequence[int] |
         logger.warning("Fetching the released RIPE weights; their licence is %s.", entry.license)
         fetch(RELEASE_URL, path)
     verify(path)
-    return _load_file(path)
+    try:
+        return _load_file(path)
+    except ValueError as error:  # such as the page of a network that asks to log in
+        raise ValueError(f"{error}; delete it, and it is fetched again") from error
 
 
 def save_weights(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 from collections import Counter
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
     from ripe import runtime
     from ripe.features import Features, Matches
+
+logger = logging.getLogger(__name__)
 
 ABSENT = "none"
 DATA_SETS = ("keypoints", "scores", "keypoint_scores", "descriptors", "image_size", "scales")
@@ -90,8 +93,9 @@ class GroupFile:
         self._forgotten: set[str] = set()
         self._lock = lock(self.path)
         try:
+            self._drop_damaged_parts()
             for existing in self._existing():
-                with open_hdf5(existing) as file:
+                with self._opened(existing) as file:
                     self._check_ours(file)
                     if not overwrite:
                         self._check_settings(file)
@@ -142,6 +146,21 @@ class GroupFile:
         finally:
             unlock(self._lock)
 
+    def _drop_damaged_parts(self) -> None:
+        """Remove the parts that HDF5 cannot open, as after a crash of the system: their groups are made again."""
+        for part in self._part_files():
+            try:
+                open_hdf5(part).close()
+            except ValueError as error:
+                logger.warning("%s; what was in it is made anew", error)
+                part.unlink()
+
+    def _opened(self, existing: Path) -> h5py.File:
+        try:
+            return open_hdf5(existing)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it, or choose another file") from error
+
     def _existing(self) -> Iterator[Path]:
         if self.path.exists():
             yield self.path
@@ -174,7 +193,9 @@ class GroupFile:
     def _add(self, writers: Mapping[str, Callable[[h5py.Group], None]]) -> None:
         """Store some groups, all of them or none; each writer fills one."""
         self.parts.mkdir(exist_ok=True)
-        part = self.parts / f"{len(self._part_files()):08}.h5"
+        before = self._part_files()
+        # Not by their count: where one is missing, that would be the name of another, or come before it.
+        part = self.parts / f"{int(before[-1].stem) + 1 if before else 0:08}.h5"
         attributes: dict[str, dict[str, Any]] = {}
         # Made in memory, as HDF5 that writes to a full disk prints thousands of lines and may crash.
         with h5py.File(str(part), "w", driver="core", backing_store=False) as file:
@@ -185,8 +206,13 @@ class GroupFile:
                 attributes[name] = dict(group.attrs)
             file.flush()
             content = file.id.get_file_image()
-        with replacing(part) as temporary:
-            temporary.write_bytes(content)
+        unfinished = self.parts / "part.tmp"  # no other process writes here
+        with _errors_named(part):
+            try:
+                unfinished.write_bytes(content)
+                unfinished.replace(part)
+            finally:
+                unfinished.unlink(missing_ok=True)
         self.done.update(attributes)
         self._forgotten -= attributes.keys()
 

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -462,6 +463,61 @@ def test_a_real_server_refuses_queues_answers_and_cleans_up(
     assert sum("Time to extract | kept | kept" in shown for shown in figures) == 2
     assert not list(Path(ripe.__file__).parent.rglob("*.pyi"))  # Gradio writes some where it is let
     assert any(folder.rglob("*.jpg"))
+
+
+TRAVERSALS = (
+    "gradio_api/file=/etc/passwd",
+    "gradio_api/file=..%2f..%2f..%2fetc/passwd",
+    "gradio_api/file=/proc/self/environ",
+    "gradio_api/file=http://127.0.0.1:1/",
+    "gradio_api/proxy=http://127.0.0.1:1/",
+    "assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+    "static/..%2f..%2f..%2fetc/passwd",
+    "monitoring",
+)
+
+
+def test_other_files_and_forged_data_are_refused_and_half_a_photo_is_deleted(
+    server: tuple[str, Path], photos: list[Path], random_weights: Path
+) -> None:
+    import httpx
+
+    address, folder = server
+    with httpx.Client(base_url=address, timeout=60) as client:
+        functions = {each["api_name"]: each["id"] for each in client.get("/config").json()["dependencies"]}
+        for path in TRAVERSALS:
+            assert client.get(path).is_client_error, path
+
+        def ask(function: str, data: list, event: object = None) -> dict:
+            body = {"fn_index": functions[function], "data": data, "event_data": event, "session_hash": "forged"}
+            assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+            events = client.get("/gradio_api/queue/data", params={"session_hash": "forged"}).text
+            return next(json.loads(line[6:]) for line in events.splitlines() if '"process_completed"' in line)
+
+        for forged in ("/etc/passwd", str(photos[0]), "http://127.0.0.1:1/a.jpg", "\0"):
+            photo = {"path": forged, "meta": {"_type": "gradio.FileData"}}
+            answer = ask(
+                "match", [None, photo, photo, random_weights.name, "mutual", 200, "", "fundamental", 1.0, True]
+            )
+            assert not answer["success"]
+        for event in ({"index": -1}, {"index": 99}, {"index": "x"}, {"index": [0]}, []):
+            assert not ask("example", [], event)["success"]
+        # What a page sends as its state is passed over: nothing has been matched in this session.
+        assert ask("files", [{"asked": [], "results": {"RIPE": str(photos[0])}}])["output"]["data"] == [None]
+
+    url = httpx.URL(address)
+    with socket.create_connection((url.host, url.port)) as connection:
+        head = "POST /gradio_api/upload HTTP/1.1\r\nHost: demo\r\nContent-Length: 1000000\r\n"
+        head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        head += '--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+        connection.sendall(head.encode() + bytes(200_000))
+        assert wait_for(lambda: any(folder.rglob("tmp*")))
+    assert wait_for(lambda: not any(folder.rglob("tmp*")))
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true in time."""
+    return any(condition() or time.sleep(0.05) for _ in range(600))
 
 
 def test_a_taken_port_is_one_line(server: tuple[str, Path], random_weights: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_file_is_continued(tmp_path: Path) -> None:
 def test_parts_of_a_killed_run_are_continued(tmp_path: Path) -> None:
     store = FeatureFile(tmp_path / "f.h5", SETTINGS)
     store.add({"a": features(seed=1)}, {"a": 1.0})  # never merged, as after a kill
-    (store.parts / ".0123.h5.4567.tmp").write_bytes(b"half written")
+    (store.parts / "part.tmp").write_bytes(b"half written")
     (store.parts / "merged.tmp").write_bytes(b"half written")
     del store
     with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
@@ -180,6 +180,33 @@ def test_the_latest_of_several_versions_counts(tmp_path: Path) -> None:
     del store  # never merged, as after a kill
     fill(tmp_path / "f.h5", c=features(3))
     assert {name: len(data["scores"]) for name, data in read_features(tmp_path / "f.h5").items()} == dict(a=1, b=2, c=3)
+
+
+def test_parts_that_are_missing_or_cut_short_cost_no_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = FeatureFile(tmp_path / "f.h5", SETTINGS)
+    for name in "abcd":
+        store.add({name: features(1)}, {name: 1.0})
+    del store  # never merged, as after a kill
+    parts = sorted((tmp_path / "f.h5.parts").iterdir())
+    parts[0].unlink()
+    parts[1].write_bytes(parts[1].read_bytes()[:500])
+    with FeatureFile(tmp_path / "f.h5", SETTINGS) as store:
+        assert set(store.done) == {"c", "d"}
+        for name in "bc":
+            store.add({name: features(2)}, {name: 1.0})
+    assert f"{parts[1].name}: not an HDF5 file, or a damaged one; what was in it is made anew" in caplog.text
+    assert {name: len(data["scores"]) for name, data in read_features(tmp_path / "f.h5").items()} == dict(b=2, c=2, d=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_a_file_that_is_cut_short_is_named_with_what_to_do(tmp_path: Path) -> None:
+    fill(tmp_path / "f.h5", a=features())
+    content = (tmp_path / "f.h5").read_bytes()
+    (tmp_path / "f.h5").write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        ValueError, match=r"f\.h5: not an HDF5 file, or a damaged one; delete it, or choose another file"
+    ):
+        FeatureFile(tmp_path / "f.h5", SETTINGS)
 
 
 def test_what_is_no_longer_true_is_left_out(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run: what is saved, resumed and survived, what many batches and processes add up to, and that it learns."""
 
 import csv
+import logging
 import multiprocessing
 import os
 import pickle
@@ -159,6 +160,33 @@ def test_a_run_killed_at_random_moments_loses_nothing(whole: TrainConfig, tmp_pa
             assert "Traceback" not in text
     subprocess.run(line, check=True, timeout=120, capture_output=True)
     assert_same_run(config, whole)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ripe.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_second_run_into_a_folder_waits_for_the_first(
+    whole: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(whole, output=tmp_path / "run", steps=1)
+    config.folder.parent.mkdir(parents=True, exist_ok=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, config.folder], text=True, **pipes) as first:
+        assert first.stdout.readline() == "held\n"
+        told = logging.Handler()
+        told.emit = lambda record: first.stdin.close()
+        logging.getLogger("ripe.files").addHandler(told)
+        assert train(config).step == 1
+        logging.getLogger("ripe.files").removeHandler(told)
+    assert f"{config.folder}: process {first.pid} on " in caplog.text
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(

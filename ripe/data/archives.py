@@ -2,15 +2,15 @@
 
 import gzip
 import os
-import secrets
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
+
+from ripe.files import scratch
 
 Rename = Callable[[PurePosixPath], PurePosixPath | None]
 GZIP = b"\x1f\x8b"
@@ -36,18 +36,18 @@ def unpack(archive: Path, folder: Path, rename: Rename) -> list[str]:
         ValueError: the archive is damaged, or holds nothing for `folder`; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _scratch(folder) as scratch:
+    with scratch(folder / "unpacked") as made:
         try:
             for name, source in _files(archive):
                 with source:
-                    _put(name, source, scratch, rename)
+                    _put(name, source, made, rename)
         except _DAMAGE as error:
             raise ValueError(f"{archive}: damaged archive ({error})") from error
-        tops = sorted(path.name for path in scratch.iterdir())
+        tops = sorted(path.name for path in made.iterdir())
         if not tops:
             raise ValueError(f"{archive}: holds nothing of this data set")
         for top in tops:
-            _replace(scratch / top, folder / top)
+            _replace(made / top, folder / top)
     return tops
 
 
@@ -117,27 +117,17 @@ def _check_end(file: IO[bytes]) -> None:
         raise tarfile.ReadError("unexpected end of data")
 
 
-def _put(name: PurePosixPath, source: IO[bytes], scratch: Path, rename: Rename) -> None:
+def _put(name: PurePosixPath, source: IO[bytes], folder: Path, rename: Rename) -> None:
     parts = [part for part in name.parts if part not in ("/", ".")]
     if ".." in parts:
         raise ValueError(f"{name}: an archive must not reach outside its folder")
     place = rename(PurePosixPath(*parts))
     if place is None:
         return
-    target = scratch / place
+    target = folder / place
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    scratch = folder / f".unpacking.{secrets.token_hex(4)}.tmp"
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ripe.data.archives import below, strip, unpack
 from ripe.data.catalogue import SOURCES, how_to_get, place
 from ripe.download import fetch_resumable, fetch_text
-from ripe.files import read_json, write_json
+from ripe.files import locked, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Fetched:
 
 
 def download(name: str, root: Path | None = None, archive: Path | None = None, say: Say = logger.info) -> Fetched:
-    """Bring a data set to its place, or what is missing of it.
+    """Bring a data set to its place, or what is missing of it; another process that does the same is waited for.
 
     Args:
         name: key in `catalogue.SOURCES`.
@@ -45,17 +45,19 @@ def download(name: str, root: Path | None = None, archive: Path | None = None, s
         OSError: the index of the data set cannot be had, or files cannot be written.
     """
     source, folder = SOURCES[name], place(name, root)
-    if archive is not None:
-        if source.kind == "index":
-            raise ValueError(f"{name}: is made of many archives; unpack them as {source.url} says")
-        unpack(archive, folder, below(archive, source.holds))
-        return Fetched(done=[archive.name])
-    if source.kind == "form":
+    if archive is not None and source.kind == "index":
+        raise ValueError(f"{name}: is made of many archives; unpack them as {source.url} says")
+    if archive is None and source.kind == "form":
         raise ValueError(f"{name}: cannot be downloaded by a program; {how_to_get(name, root)}")
-    if source.kind == "archive":
-        return _each([source.url], lambda url: _fetch_archive(url, folder, source.holds), say)
-    items = read_index(source.url, source.within)
-    return _each(items, lambda item: _fetch_item(item, folder), say)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if archive is not None:
+            unpack(archive, folder, below(archive, source.holds))
+            return Fetched(done=[archive.name])
+        if source.kind == "archive":
+            return _each([source.url], lambda url: _fetch_archive(url, folder, source.holds), say)
+        items = read_index(source.url, source.within)
+        return _each(items, lambda item: _fetch_item(item, folder), say)
 
 
 @dataclass(frozen=True)

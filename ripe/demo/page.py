@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ripe.demo import examples, intake, outputs
+from ripe.demo.guard import Guard
 from ripe.demo.pipeline import GEOMETRIES, MAX_KEYPOINTS, DemoSettings, MatchedPhotos, Pipeline
 from ripe.drawing import checker, save_flicker
 from ripe.filters import METHODS, NAMES
@@ -147,6 +149,8 @@ def launch(page: gr.Blocks, *, host: str, port: int, share: bool) -> str:
         prevent_thread_lock=True,
         max_file_size=intake.MAX_FILE_BYTES,
         state_session_capacity=SESSIONS,
+        enable_monitoring=False,
+        app_kwargs={"middleware": [Middleware(Guard)]},
         run_history=False,
         footer_links=[],
         theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
@@ -177,6 +181,8 @@ class _Answer:
 
     def example(self, event: gr.SelectData) -> list[str]:
         """Both photos of an example that is clicked, and what is said about it."""
+        if event.index not in range(len(self.examples)):
+            raise gr.Error("There is no such example.", print_exception=False)
         example, pair = self.examples[event.index]
         return [*map(str, pair), f"**{example.title}.** {example.about} Photos: {example.credit}."]
 

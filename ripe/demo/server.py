@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from ripe.demo.pipeline import Pipeline
+from ripe.demo.sweeper import Sweeper
 
 
 def serve(models: Mapping[str, str], *, device: Any, host: str, port: int, share: bool) -> None:
@@ -33,13 +34,14 @@ def serve(models: Mapping[str, str], *, device: Any, host: str, port: int, share
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
-            from ripe.demo.page import build, launch
+            from ripe.demo.page import KEEP_SECONDS, build, launch
         except ImportError as error:
             raise ValueError(f"Gradio is needed: pip install 'ripe-keypoints[demo]' ({error})") from error
 
         page = build(Pipeline(device), models, Path(folder))
         try:
             address = launch(page, host=host, port=port, share=share)
+            Sweeper(Path(folder), KEEP_SECONDS).start()
             sys.stdout.write(f"demo       {address}   (Ctrl-C ends it)\n")
             sys.stdout.flush()
             threading.Event().wait()

@@ -5,7 +5,6 @@ run, and a model is put in place only when it is whole.
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ import torch
 from ripe.attempts import DescribeTurned, TurnedFeatures, attempt_match, best_of, try_turns
 from ripe.extract_many import Extract, extract_many
 from ripe.features import Features, Matches
-from ripe.files import locked
+from ripe.files import locked, scratch
 from ripe.filters import MUTUAL, MatchFilter
 from ripe.folders import masks_below
 from ripe.integrations import colmap
@@ -286,13 +285,13 @@ def _put_in_place(
     shutil.rmtree(output / MODEL, ignore_errors=True)
     for file in files:
         file.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".mapping-") as scratch:
-        models = map_database(Path(scratch))
+    with scratch(output / MODEL) as folder:
+        models = map_database(folder)
         if models:
-            whole = Path(scratch) / "best"
+            whole = folder / "best"
             whole.mkdir()
             models[0].write(whole)
-            cloud, page = (Path(scratch) / file.name for file in files)
+            cloud, page = (folder / file.name for file in files)
             models[0].export_PLY(cloud)
             write_viewer(page, models[0], name)
             for file in (cloud, page):

@@ -153,7 +153,8 @@ class WandbLogger:
         self._wandb: Any = wandb
         identity = folder / "wandb_id.txt"
         known = identity.read_text().strip() if identity.is_file() else secrets.token_hex(4)
-        identity.write_text(known + "\n")
+        with replacing(identity) as temporary:
+            temporary.write_text(known + "\n")
         self._run = wandb.init(
             project=config.project_name,
             name=config.name,

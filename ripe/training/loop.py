@@ -16,6 +16,7 @@ import torch
 from ripe.data.batch import PairBatch
 from ripe.data.feed import Feed, RunStoppedError
 from ripe.drawing import save_picture
+from ripe.files import locked
 from ripe.objective.tally import Tally
 from ripe.recipe.config import TrainConfig
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, release_of, save_checkpoint
@@ -95,9 +96,8 @@ def train(
     feed = engine.together(lambda: Feed(config, 0, engine.rank, engine.processes, pin_memory=on_gpu))
     trainer = TRAINERS[config.learns](config, engine)
     run = _Run(trainer, validator, watch, display)
-    run.resume()
-    feed.step = trainer.step
-    with _stop_signals() as stopping, ThreadPoolExecutor() as executor, run.open():
+    with run.open(), ThreadPoolExecutor() as executor, _stop_signals() as stopping:
+        feed.step = trainer.step
         started, seconds_before = time.monotonic(), trainer.seconds
         reason = "" if trainer.step < config.steps else "all steps were done already"
         while not reason:
@@ -190,7 +190,7 @@ class _Run:
         self._loggers: list[Logger] = []
         self._since_validation = Tally()
 
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """Bring the trainer to where the run was, if it goes on."""
         engine = self.trainer.engine
         # The main process alone reads, as folders may not be shared, or not be of one step at one time.
@@ -235,11 +235,20 @@ class _Run:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """The folder, and the loggers as long as the run takes."""
+        """The folder, this run's alone, and the loggers as long as it takes; the trainer is where the run was."""
         with ExitStack() as stack:
+            self.trainer.engine.by_main(lambda: stack.enter_context(self._alone()))
+            self._resume()
             self._loggers = self.trainer.engine.together(self._open_loggers)
             for each in self._loggers:
                 stack.callback(each.close)
+            yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Another process that would train into the folder is waited for: both would write the same checkpoints."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
             yield
 
     def _open_loggers(self) -> list[Logger]:
