@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ripe import checks
+from ripe.ceiling import Ceiling, parse_bytes, share_out
 from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
 from ripe.images import (
@@ -22,7 +23,6 @@ from ripe.images import (
     turn_keypoints,
 )
 from ripe.images import resize as resize_image
-from ripe.ceiling import Ceiling, parse_bytes, share_out
 from ripe.inference import READ_AHEAD, Failed, MaskLike, Prepared, Size, batches, inside, prepare, stacked
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.folding import FoldedCopy

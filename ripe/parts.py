@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,8 +44,7 @@ def cores(size: Size, side: int) -> Iterator[Window]:
 
 def _cuts(length: int, side: int) -> list[tuple[int, int]]:
     count = math.ceil(length / side)
-    edges = [length * index // count for index in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(length * index // count for index in range(count + 1)))
 
 
 def in_size(image: Regions, size: Size, side: int) -> Regions:
@@ -56,7 +56,7 @@ def in_size(image: Regions, size: Size, side: int) -> Regions:
 
 
 def cuts(image: Regions, network: DenseNetwork, side: int, around: int, device: torch.device) -> Iterator[Cut]:
-    """An image in parts whose cores have at most `side` pixels to a side, and scores for `around` pixels around them."""
+    """An image in parts whose cores have at most `side` pixels to a side, with the scores `around` pixels further."""
     mean, variance = (moment.to(device) for moment in moments(image))
     for core in cores(image.size, side):
         wanted = core.grown(around, image.size)

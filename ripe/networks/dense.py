@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from ripe.networks.windows import Frame, Part, Size, Window
 
-
 Frames = Sequence[Frame] | None
 """Of each map of a pyramid, which part of it there is; None where they are whole."""
 

@@ -48,10 +48,8 @@ def _in_part(keypoints: Tensor, image_size: Size, align_corners: bool, frame: Fr
     """Keypoints (x, y) of an image, in pixels of the part of a map that there is."""
     image, whole = (keypoints.new_tensor(size[::-1], dtype=torch.float64) for size in (image_size, frame.size))
     corner = keypoints.new_tensor([frame.window.left, frame.window.top], dtype=torch.float64)
-    if align_corners:
-        positions = keypoints * ((whole - 1) / (image - 1))
-    else:
-        positions = (keypoints + 0.5) * (whole / image) - 0.5
+    edge, shift = (1, 0.0) if align_corners else (0, 0.5)
+    positions = (keypoints + shift) * ((whole - edge) / (image - edge)) - shift
     return (positions - corner).float()
 
 
@@ -61,7 +59,7 @@ def hypercolumn(
     """Samples of all maps at the keypoints, finest map first, concatenated: B×M×(sum of channels)."""
     samples = [
         sample_map(features, keypoints, image_size, align_corners, frame=frame)
-        for features, frame in zip(pyramid, frames or repeat(None))
+        for features, frame in zip(pyramid, frames or repeat(None, len(pyramid)), strict=True)
     ]
     # The samples lie channel by channel in memory; joining them so is a plain copy.
     return torch.cat([sample.mT for sample in samples], dim=1).mT
@@ -143,6 +141,8 @@ class SharedColumn(DescriptorHead):
     def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, frames: Frames = None) -> Tensor:
         parts = [
             reduction(sample_map(features, keypoints, image_size, align_corners=True, frame=frame).transpose(1, 2))
-            for reduction, features, frame in zip(self.children(), pyramid, frames or repeat(None))
+            for reduction, features, frame in zip(
+                self.children(), pyramid, frames or repeat(None, len(pyramid)), strict=True
+            )
         ]
         return F.normalize(torch.cat(parts, dim=1).transpose(1, 2).float(), dim=-1)
