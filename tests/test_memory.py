@@ -65,26 +65,23 @@ def assert_equal(found: Features, whole: Features) -> None:
     torch.testing.assert_close(found.descriptors[nearest.indices], whole.descriptors, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("side", [70, 256])
 @pytest.mark.parametrize(
     "how",
     [
         {"max_keypoints": 200},
         {"max_keypoints": 100_000, "scales": (1, 0.5, 0.25)},
-        {"max_keypoints": 300, "resize": 250, "scales": (1, 0.5)},
-        {"max_keypoints": 300, "resize": 500},
+        {"max_keypoints": 300, "resize": 230, "scales": (1, 0.5)},
+        {"max_keypoints": 300, "resize": 340},
     ],
     ids=str,
 )
-def test_parts_give_what_the_whole_photo_gives(
-    photos: list[Path], parts_of: Callable[[int], None], how: dict, side: int
-) -> None:
+def test_parts_give_what_the_whole_photo_gives(photos: list[Path], parts_of: Callable[[int], None], how: dict) -> None:
     model = ripe.load(device="cpu")
-    image = as_rgb(photos[0])[:, 30:360, 11:438]
-    mask = torch.arange(427) % 100 > 30
-    for masks in (None, [mask.expand(330, -1)]):
+    image = as_rgb(photos[0])[:, 130:350, 11:312]
+    mask = torch.arange(301) % 100 > 30
+    parts_of(110)
+    for masks in (None, [mask.expand(220, -1)]):
         whole = model.extract(image, **how, masks=masks)[0]
-        parts_of(side)
         assert_equal(model.extract(image, **how, masks=masks, max_memory=MOST)[0], whole)
 
 
@@ -114,8 +111,8 @@ def a_window(height: int, width: int, corner: tuple[float, float]) -> Window:
 shares = st.floats(0, 1)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(16, 500), st.integers(16, 500), st.tuples(shares, shares))
+@settings(max_examples=10, deadline=None)
+@given(st.integers(16, 450), st.integers(16, 450), st.tuples(shares, shares))
 def test_any_part_of_any_size_of_the_compact_network(height: int, width: int, corner: tuple[float, float]) -> None:
     model = ripe.load(device="cpu").eval()
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(height))
@@ -167,8 +164,8 @@ def test_regions_are_those_of_the_resized_image(
 
 def test_a_large_photo_stays_below_the_ceiling(tmp_path: Path) -> None:
     """Peak of a fresh process; without a ceiling it takes more."""
-    photo = np.tile(read_image(Path(ripe.__file__).parent / "assets" / "motorcycle_left.jpg"), (5, 5, 1))
-    Image.fromarray(photo).save(tmp_path / "large.jpg")  # 9 million pixels
+    photo = np.tile(read_image(Path(ripe.__file__).parent / "assets" / "motorcycle_left.jpg"), (4, 4, 1))
+    Image.fromarray(photo).save(tmp_path / "large.jpg")  # 6 million pixels
     code = (
         "import resource, sys, ripe; ripe.load(device='cpu').extract(sys.argv[1], max_memory=sys.argv[2] or None);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"

@@ -51,18 +51,20 @@ class DenseNetwork(nn.Module):
             images: B×3×H×W.
             part: of which part of an image these are the pixels; None if they are whole images.
         """
-        raise NotImplementedError
+        if part is not None:
+            raise self._whole_alone()
+        return self(images)
 
     def seen(self, wanted: Window, size: Size) -> Window:
         """Which pixels of an image of (H, W) `size` the maps depend on in the window that is wanted."""
-        raise NotImplementedError
+        raise self._whole_alone()
 
     def part_bytes(self, seen: int, wanted: int) -> int:
-        """The memory that a part takes, of so many pixels seen and wanted: photo, maps and detection, in float32.
+        """The memory in which a part of so many pixels, seen and wanted, is inferred, detected and described."""
+        raise self._whole_alone()
 
-        Measured by `benchmarks/memory.py --model-of-parts`.
-        """
-        raise NotImplementedError
+    def _whole_alone(self) -> ValueError:
+        return ValueError(f"{type(self).__name__} sees photos as a whole: leave out max_memory")
 
 
 class DescriptorHead(nn.Module):

@@ -46,11 +46,17 @@ def sample_map(
 
 def _in_part(keypoints: Tensor, image_size: Size, align_corners: bool, frame: Frame) -> Tensor:
     """Keypoints (x, y) of an image, in pixels of the part of a map that there is."""
-    image, whole = (keypoints.new_tensor(size[::-1], dtype=torch.float64) for size in (image_size, frame.size))
-    corner = keypoints.new_tensor([frame.window.left, frame.window.top], dtype=torch.float64)
-    edge, shift = (1, 0.0) if align_corners else (0, 0.5)
-    positions = (keypoints + shift) * ((whole - edge) / (image - edge)) - shift
-    return (positions - corner).float()
+    edge, half = (1, 0.0) if align_corners else (0, 0.5)
+    corner = frame.window.left, frame.window.top
+    axes = []
+    for at, image, whole, first in zip(
+        keypoints.unbind(dim=-1), reversed(image_size), reversed(frame.size), corner, strict=True
+    ):
+        ratio = (whole - edge) / (image - edge)
+        # Counted from a pixel nearby, as float32 places what is 10 000 pixels away to 0.001.
+        near = round(first / ratio)
+        axes.append((at - near) * ratio + ((near + half) * ratio - half - first))
+    return torch.stack(axes, dim=-1)
 
 
 def hypercolumn(

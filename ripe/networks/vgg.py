@@ -25,8 +25,9 @@ ENCODER_REACH = 64
 """How many pixels away the furthest pixel lies that the encoder's coarsest map depends on (61), in full strides."""
 REFINER_REACH = 2 * HIDDEN_BLOCKS
 """How many pixels of its own map a refiner looks at to each side."""
-BYTES_PER_PIXEL_SEEN = 140
+BYTES_PER_PIXEL_SEEN = 150
 BYTES_PER_PIXEL_WANTED = 700
+BYTES_OF_STRIPS = 70_000_000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -64,16 +65,17 @@ class Encoder(nn.Module):
         pyramid: list[Tensor] = []
         features = images
         for stage, width, window in zip(self.stages, CHANNELS, kept, strict=True):
+            is_coarsest = width == CHANNELS[-1]
             height, length = _size(features)
             stream, pool = RowStream(list(self.layers)[stage]), RowPool()
             writer, pooled = RowWriter(window), RowWriter(Window(0, height // 2, 0, length // 2))
             for rows, is_last in strips((len(features), width, height, length)):
                 complete = stream.push(features[:, :, rows], is_last)
                 writer.write(complete)
-                if width != CHANNELS[-1]:
+                if not is_coarsest:
                     pooled.write(pool.push(complete))
             pyramid.append(writer.finish())
-            if width != CHANNELS[-1]:
+            if not is_coarsest:
                 features = pooled.finish()
         return tuple(pyramid)
 
@@ -224,7 +226,7 @@ class VggNet(DenseNetwork):
 
     def part_bytes(self, seen: int, wanted: int) -> int:
         """The memory that a part takes."""
-        return BYTES_PER_PIXEL_SEEN * seen + BYTES_PER_PIXEL_WANTED * wanted
+        return BYTES_OF_STRIPS + BYTES_PER_PIXEL_SEEN * seen + BYTES_PER_PIXEL_WANTED * wanted
 
     def _normalised(self, images: Tensor, part: Part | None = None) -> Tensor:
         if self.normalise_input == "imagenet":

@@ -125,18 +125,19 @@ def resized_part(features: Tensor, have: Frame, want: Frame) -> Tensor:
         have: where that lies; it holds `want.below(have.size)`.
         want: the part that is made.
     """
-    source = want.below(have.size).within(have.window)
-    pixels = source.of(features).permute(0, 2, 3, 1)  # indexing its middle dimensions keeps the memory channels-last
-    window, first = want.window, want.below(have.size)
+    window, source = want.window, want.below(have.size)
+    # Indexing the middle dimensions keeps the memory channels-last.
+    pixels = source.within(have.window).of(features).permute(0, 2, 3, 1)
     axes = (
-        (2, window.left, window.right, want.size[1], have.size[1], first.left),
-        (1, window.top, window.bottom, want.size[0], have.size[0], first.top),
+        (2, window.left, window.right, want.size[1], have.size[1], source.left),
+        (1, window.top, window.bottom, want.size[0], have.size[0], source.top),
     )
     for dim, start, stop, fine, coarse, origin in axes:
-        position = torch.arange(start, stop, device=features.device, dtype=torch.float64)
+        position = torch.arange(start, stop, dtype=torch.float64)  # which not every device has
         position = ((position + 0.5) * (coarse / fine) - 0.5).clamp(0, coarse - 1)
         near = position.floor().long()
-        weight = (position - near).to(features.dtype).view(-1, *[1] * (3 - dim))
+        weight = (position - near).to(features).view(-1, *[1] * (3 - dim))
         far = (near + 1).clamp(max=coarse - 1)
-        pixels = torch.lerp(pixels.index_select(dim, near - origin), pixels.index_select(dim, far - origin), weight)
+        first, second = (pixels.index_select(dim, (at - origin).to(features.device)) for at in (near, far))
+        pixels = torch.lerp(first, second, weight)
     return pixels.permute(0, 3, 1, 2)
