@@ -22,7 +22,7 @@ CELL = 8
 STRIDE = 16
 REACH = 116
 """How many pixels away the furthest pixel lies that a score depends on; a descriptor's lies nearer."""
-BYTES_PER_PIXEL = 250
+BYTES_PER_PIXEL = 300
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> list[nn.Module]:
