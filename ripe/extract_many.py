@@ -59,14 +59,17 @@ def model_extract(
     max_side: int | None,
     scales: Sequence[float] = ONE_SCALE,
     max_megapixels: float = MAX_MEGAPIXELS,
+    max_memory: int | None = None,
 ) -> Extract:
     """`extract_stream` of a model for `extract_many`; longer sides than `max_side` px are shrunk, none is enlarged."""
-    several: dict[str, Any] = {} if tuple(scales) == ONE_SCALE else {"scales": scales}
+    only_torch: dict[str, Any] = {} if tuple(scales) == ONE_SCALE else {"scales": scales}
+    if max_memory is not None:
+        only_torch["max_memory"] = max_memory
 
     def extract(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterable[tuple[int, Extraction]]:
         stream = model.extract_stream(
             paths,
-            **several,
+            **only_torch,
             max_keypoints=max_keypoints,
             threshold=threshold,
             resize=max_side,

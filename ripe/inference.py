@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ripe.ceiling import Ceiling
 from ripe.images import MAX_MEGAPIXELS, MIN_SIDE, ImageLike, as_planes, check_dense, fit_long_side, resize, unit_range
 from ripe.photos import check_numbers
 
@@ -33,20 +34,17 @@ class Prepared:
 
     Attributes:
         index: of the image among all.
-        pixels: 3×H×W, uint8 or float32.
+        pixels: 3×H×W, uint8 or float32; of `size`, or as they were read, to be resized region by region.
+        size: (H, W) in which the network shall see the image.
         original_size: (H, W) of the image as it was handed in.
         mask: H×W bool of that size, True where keypoints may lie; None if they may lie anywhere.
     """
 
     index: int
     pixels: Tensor
+    size: Size
     original_size: Size
     mask: Tensor | None
-
-    @property
-    def size(self) -> Size:
-        """(H, W) of the pixels."""
-        return self.pixels.shape[-2], self.pixels.shape[-1]
 
 
 def prepare(
@@ -57,6 +55,7 @@ def prepare(
     max_megapixels: float,
     failed: Failed | None,
     ahead: int = READ_AHEAD,
+    ceiling: Ceiling | None = None,
 ) -> Iterator[Prepared]:
     """Read and resize images, in order; no more are read than will soon be wanted.
 
@@ -67,8 +66,9 @@ def prepare(
         max_megapixels: larger files are refused.
         failed: told of images that cannot be used, which are left out; if None, the first one's error is raised.
         ahead: how many files are read before their turn; with 0, none is while the caller works on an image.
+        ceiling: images are left in the size that they have, and those that would not fit below it cannot be used.
     """
-    read = partial(_read, long_side=long_side, enlarge=enlarge, max_megapixels=max_megapixels)
+    read = partial(_read, long_side=long_side, enlarge=enlarge, max_megapixels=max_megapixels, ceiling=ceiling)
     for index, reading in enumerate(_read_ahead(read, images, ahead)):
         try:
             image = Prepared(index, *reading.result())
@@ -147,8 +147,8 @@ def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: flo
     return kept
 
 
-Loaded = tuple[Tensor, Size, Tensor | None]
-"""Pixels as the network shall see them, the size that the image had, and its mask."""
+Loaded = tuple[Tensor, Size, Size, Tensor | None]
+"""Pixels, the size in which the network shall see them, the size that the image had, and its mask."""
 Load = Callable[[ImageLike, MaskLike | None], Loaded]
 
 
@@ -180,10 +180,20 @@ def _done(load: Load, image: ImageLike, mask: MaskLike | None) -> "Future[Loaded
 
 
 def _read(
-    image: ImageLike, mask: MaskLike | None, *, long_side: int | None, enlarge: bool, max_megapixels: float
+    image: ImageLike,
+    mask: MaskLike | None,
+    *,
+    long_side: int | None,
+    enlarge: bool,
+    max_megapixels: float,
+    ceiling: Ceiling | None,
 ) -> Loaded:
-    """The image and its mask as the network shall see them."""
+    """The image as the network shall see it (below a ceiling, as it is), and its mask."""
+    if ceiling is not None and isinstance(image, str | Path):
+        ceiling.check_file(image, masked=mask is not None)
     original = as_planes(image, max_megapixels=max_megapixels)
+    if ceiling is not None:
+        ceiling.check(original)
     own = (original.shape[-2], original.shape[-1])
     kept = None if mask is None else as_mask(mask, image, own, max_megapixels=max_megapixels)
     size = own
@@ -194,10 +204,10 @@ def _read(
         raise ValueError(
             f"{name}: resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`"
         )
-    if size == own:
-        return original, own, kept
+    if size == own or ceiling is not None:
+        return original, size, own, kept
     # Plane by plane, as the floating-point image is by far the largest thing around.
-    return torch.cat([resize(unit_range(plane[None]), size) for plane in original]), own, kept
+    return torch.cat([resize(unit_range(plane[None]), size) for plane in original]), size, own, kept
 
 
 def _of_equal_size(images: Sequence[Prepared], max_pixels: int) -> list[list[Prepared]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ripe import checks
+from ripe.ceiling import Ceiling, parse_bytes, share_out
 from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
 from ripe.images import (
@@ -22,10 +23,12 @@ from ripe.images import (
     turn_keypoints,
 )
 from ripe.images import resize as resize_image
-from ripe.inference import Failed, MaskLike, Prepared, Size, batches, inside, prepare, stacked
+from ripe.inference import READ_AHEAD, Failed, MaskLike, Prepared, Size, batches, inside, prepare, stacked
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.folding import FoldedCopy
+from ripe.parts import cuts, detect_in, in_size, margin
 from ripe.photos import check_long_side
+from ripe.regions import Stored
 from ripe.resizing import ONE_SCALE, check_scales
 
 
@@ -36,6 +39,10 @@ class _Asked:
     detection: DetectionSettings
     max_keypoints: int | None
     scales: tuple[float, ...]
+
+
+_Found = tuple[Tensor, Tensor, Tensor]
+"""Keypoints, best first: N×2 in pixels of what the network saw, N×2 in those of the image; and N scores."""
 
 
 class RIPE(nn.Module):
@@ -74,10 +81,13 @@ class RIPE(nn.Module):
         return self.net(images)
 
     def describe(self, maps: DenseMaps, keypoints: Tensor) -> Tensor:
-        """Unit descriptors B×M×D of B×M×2 keypoints (x, y) in pixels of the network's input, differentiable."""
+        """Unit descriptors B×M×D of B×M×2 keypoints (x, y) in pixels of the network's input, differentiable.
+
+        Of a part's maps, they are in pixels of the image that it is a part of.
+        """
         # The finest map has the input's resolution, and the padding, if any, that all maps share.
-        height, width = maps.pyramid[0].shape[-2:]
-        return self.conv_dim_reduction_coarse_desc(maps.pyramid, keypoints, (height, width))
+        size = maps.pyramid[0].shape[-2:] if maps.frames is None else maps.frames[0].size
+        return self.conv_dim_reduction_coarse_desc(maps.pyramid, keypoints, (size[0], size[1]), maps.frames)
 
     def extract(
         self,
@@ -90,6 +100,7 @@ class RIPE(nn.Module):
         scales: Sequence[float] = ONE_SCALE,
         masks: Sequence[MaskLike | None] | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
+        max_memory: int | str | None = None,
     ) -> list[Features]:
         """Keypoints and descriptors of one image or many, of any sizes.
 
@@ -113,6 +124,9 @@ class RIPE(nn.Module):
             masks: one mask per image, or None: a path, a Pillow image, an array or a tensor, H×W as the image that is
                 turned upright; no keypoint lies on a pixel where the mask is zero.
             max_megapixels: files of more million pixels are refused.
+            max_memory: bytes that the process may take at most if it does nothing else, or such as "2G"; photos are
+                read one at a time, and seen in overlapping parts where they are too large. Keypoints are those of the
+                whole photo, scores and descriptors to some 1e-6. None sees photos as a whole.
 
         Returns:
             One `Features` per image, in order, on the model's device.
@@ -132,6 +146,7 @@ class RIPE(nn.Module):
             scales=scales,
             masks=masks,
             max_megapixels=max_megapixels,
+            max_memory=max_memory,
         )
         return [features for _, features in stream]
 
@@ -146,6 +161,7 @@ class RIPE(nn.Module):
         scales: Sequence[float] = ONE_SCALE,
         masks: Iterable[MaskLike | None] | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
+        max_memory: int | str | None = None,
         failed: Failed | None = None,
     ) -> Iterator[tuple[int, Features]]:
         """The features of many images one after the other, in bounded memory, while the next files are being read.
@@ -159,6 +175,7 @@ class RIPE(nn.Module):
             scales: see `extract`.
             masks: see `extract`.
             max_megapixels: see `extract`.
+            max_memory: see `extract`.
             failed: told the index and the error of an image that cannot be read or used; the others go on. If None,
                 the error is raised.
 
@@ -173,8 +190,19 @@ class RIPE(nn.Module):
         settings = self.detection if threshold is None else replace(self.detection, threshold=threshold)
         asked = _Asked(settings, max_keypoints, check_scales(scales))
         masked = zip(images, repeat(None)) if masks is None else zip(images, masks, strict=True)
-        prepared = prepare(masked, long_side=resize, enlarge=enlarge, max_megapixels=max_megapixels, failed=failed)
-        return self._results(prepared, asked)
+        ceiling = None if max_memory is None else self._ceiling(max_memory, asked)
+        prepared = prepare(
+            masked,
+            long_side=resize,
+            enlarge=enlarge,
+            max_megapixels=max_megapixels,
+            failed=failed,
+            ahead=READ_AHEAD if ceiling is None else 0,
+            ceiling=ceiling,
+        )
+        if ceiling is None:
+            return self._results(prepared, asked)
+        return ((image.index, self._extract_in_parts(image, asked, ceiling)) for image in prepared)
 
     @torch.no_grad()
     def describe_turned(
@@ -248,6 +276,53 @@ class RIPE(nn.Module):
                 image.index: model._choose(image, [(size, maps.image(position)) for size, maps in seen], asked)
                 for position, image in enumerate(batch)
             }
+
+    def _ceiling(self, max_memory: int | str, asked: _Asked) -> Ceiling:
+        if asked.max_keypoints is None:
+            raise ValueError("max_memory needs a number of max_keypoints, as their descriptors are held, too")
+        return share_out(
+            parse_bytes(str(max_memory)),
+            self.net,
+            weights=sum(weight.nbytes for weight in self.parameters()),
+            margin=margin(asked.detection),
+            features=asked.max_keypoints * 4 * (self.descriptor_dim + 4),
+        )
+
+    @torch.no_grad()
+    def _extract_in_parts(self, image: Prepared, asked: _Asked, ceiling: Ceiling) -> Features:
+        """What `_extract_batch` gives for an image whose pixels are of its own size, part by part."""
+        model = self._folded.of(self)
+        side = ceiling.side(image.pixels, image.mask, max(image.size))
+        best = self._no_features(image.original_size)
+        photo = in_size(Stored(image.pixels), image.size, side)
+        with self._reduced_precision():
+            for size in _sizes(image.size, asked.scales):
+                for cut in cuts(in_size(photo, size, side), model.net, side, margin(asked.detection), self.device):
+                    maps = model.net.infer(cut.pixels, cut.part)
+                    found = detect_in(cut, maps, asked.detection, _limit(image, asked))
+                    best = model._join(best, maps, _placed(image, size, *found), size, asked)
+        return best[best.scores.argsort(descending=True, stable=True)]
+
+    def _join(self, best: Features, maps: DenseMaps, found: _Found, size: Size, asked: _Asked) -> Features:
+        """The best keypoints so far, in no order, and those of one more part, of an image that was seen in `size`."""
+        positions, keypoints, scores = found
+        order = torch.cat([best.scores, scores]).argsort(descending=True, stable=True)[: asked.max_keypoints]
+        new = order[order >= len(best)] - len(best)
+        best = best[order[order < len(best)]]
+        descriptors = self.describe(maps, positions[new][None])[0]
+        scales = torch.full_like(scores[new], max(best.image_size) / max(size))
+        return Features(
+            torch.cat([best.keypoints, keypoints[new]]),
+            torch.cat([best.scores, scores[new]]),
+            torch.cat([best.descriptors, descriptors]),
+            best.image_size,
+            torch.cat([best.scales, scales]),
+        )
+
+    def _no_features(self, size: Size) -> Features:
+        keypoints = torch.zeros(0, 2, device=self.device)
+        descriptors = keypoints.new_zeros((0, self.descriptor_dim))
+        return Features(keypoints, keypoints.new_zeros(0), descriptors, (size[1], size[0]))
 
     def _choose(self, image: Prepared, seen: Sequence[tuple[Size, DenseMaps]], asked: _Asked) -> Features:
         """The best keypoints of one image among those of its maps, which belong to images of these sizes."""
@@ -323,11 +398,18 @@ def _resized(image: Tensor, size: Size) -> Tensor:
     return image if image.shape[1:] == size else resize_image(image, size)
 
 
-def _detect(image: Prepared, size: Size, maps: DenseMaps, asked: _Asked) -> tuple[Tensor, Tensor, Tensor]:
-    """An image's keypoints in the maps of its pixels at `size`, best first: in these pixels, in its own; and scores."""
-    # A mask is asked where the keypoints end up, so the best ones are chosen after it.
-    limit = asked.max_keypoints if image.mask is None else None
-    positions, scores = detect(maps.logits[0, 0], asked.detection, limit)
+def _detect(image: Prepared, size: Size, maps: DenseMaps, asked: _Asked) -> _Found:
+    """An image's keypoints in the maps of its pixels at `size`, best first."""
+    return _placed(image, size, *detect(maps.logits[0, 0], asked.detection, _limit(image, asked)))
+
+
+def _limit(image: Prepared, asked: _Asked) -> int | None:
+    """How many keypoints the detector may keep: a mask is asked where they end up, so the best are chosen after it."""
+    return asked.max_keypoints if image.mask is None else None
+
+
+def _placed(image: Prepared, size: Size, positions: Tensor, scores: Tensor) -> _Found:
+    """Keypoints that were found in an image at `size`, without those outside its mask."""
     keypoints = rescale_keypoints(positions, size, image.original_size)
     if image.mask is None:
         return positions, keypoints, scores

@@ -1,7 +1,7 @@
 """Photos from files: RGB arrays, upright, by NumPy and Pillow alone."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,22 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM"
 Pillow would hand to Ghostscript, whatever the file is called."""
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 FLOAT_RANGES = (1, 255, 65535)
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+BAND_PIXELS = 1 << 20
+AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
 }
-"""What brings the pixels of a file upright, by its EXIF orientation."""
+"""The view of upright pixels, H×W×…, as the file has them, by its EXIF orientation."""
+DECODING_BYTES = 7
+"""For each pixel: four in Pillow's RGB, three in the array that is made of it."""
+PROGRESSIVE_BYTES = 10
+DEEP_BYTES = 24
+WEBP_BYTES = 16
 
 _opening = threading.Lock()
 
@@ -88,7 +94,7 @@ def orientation(image: Image.Image) -> int:
     """
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-        return int(value) if value in UPRIGHT else 1
+        return int(value) if value in AS_STORED else 1
     except Exception:  # Pillow's readers of metadata fail on damage in every way that there is
         return 1
 
@@ -116,11 +122,47 @@ def decode(image: Image.Image, name: str) -> np.ndarray:
     check_size(image.size[::-1], name)
     with _named(name):
         image.load()
-        turn = UPRIGHT.get(orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        is_deep = upright.mode in ("F", "I") or upright.mode.startswith("I;16")
-        values = np.asarray(upright if is_deep or upright.mode == "RGB" else upright.convert("RGB"))
-    return np.repeat(_levels(values, name)[:, :, None], 3, axis=2) if is_deep else values
+        found = orientation(image)
+        width, height = image.size
+        size = (width, height) if found >= 5 else (height, width)
+        as_stored = AS_STORED.get(found, lambda upright: upright)
+        if _is_deep(image):
+            values = np.asarray(image)
+        else:
+            upright = np.empty((*size, 3), dtype=np.uint8)
+            stored = as_stored(upright)
+            rows = max(1, BAND_PIXELS // width)
+            for top in range(0, height, rows):  # NumPy's copy of a whole image takes that of its bytes beside it
+                count = min(rows, height - top)
+                # A mere copy; `crop` would do, but looks at Pillow's own limit of pixels.
+                band = image.resize((width, count), Image.Resampling.NEAREST, box=(0, top, width, top + count))
+                stored[top : top + count] = np.asarray(band.convert("RGB"))
+            return upright
+    deep = np.empty((*size, 3), dtype=np.uint16)
+    as_stored(deep)[...] = _levels(values, name)[:, :, None]
+    return deep
+
+
+def decoding_bytes(image: Image.Image) -> int:
+    """What memory `decode` takes at most for an image that is opened but not yet loaded, itself included."""
+    each = DECODING_BYTES
+    if _is_deep(image):
+        each = DEEP_BYTES
+    elif image.format == "WEBP":
+        each = WEBP_BYTES
+    elif image.info.get("progressive"):
+        each = PROGRESSIVE_BYTES
+    return each * image.size[0] * image.size[1]
+
+
+def decoded_bytes(image: Image.Image) -> int:
+    """What its pixels take as `ripe.images.as_planes` holds them: three of a byte each, or of four if it is deep."""
+    return (12 if _is_deep(image) else 3) * image.size[0] * image.size[1]
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether its grey values have more than 8 bits."""
+    return image.mode in ("F", "I") or image.mode.startswith("I;16")
 
 
 def _levels(grey: np.ndarray, name: str) -> np.ndarray:

@@ -29,7 +29,7 @@ OPTIONAL = (
 ORDER = """
     files resizing filters photos runtime features checks settings tables images feature_arrays folders recipe
     geometry detection download drawing storage pair_lists two_views stored_weights
-    networks inference model pretrained matchers matching export
+    networks ceiling inference regions parts model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils
     data objective

@@ -36,7 +36,8 @@ from ripe.features import Features
 from ripe.geometry.homography import apply_homography
 from ripe.images import read_image
 from ripe.model import RIPE
-from ripe.networks.dense import DescriptorHead
+from ripe.networks.dense import DescriptorHead, Frames
+from ripe.networks.windows import Size
 from ripe.objective.loss import compute_loss
 from ripe.objective.sampling import Policy
 from ripe.objective.tally import Tally
@@ -203,7 +204,7 @@ class PositionHead(DescriptorHead):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, frames: Frames = None) -> Tensor:
         return nn.functional.normalize(self.scale * position_code(keypoints), dim=-1)
 
 

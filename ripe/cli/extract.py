@@ -20,6 +20,7 @@ EXAMPLES = """  ripe extract photos/ -o features.h5
   ripe extract photos/ -o features.h5 --resize 1024 --max-keypoints 4096
   ripe extract photos/ -o features.h5 --masks masks/
   ripe extract photos/ -o features.h5 --scales 1,0.5,0.25
+  ripe extract photos/ -o features.h5 --resize none --max-memory 2G
   ripe extract a.jpg b.jpg c.jpg -o features.h5 --model vgg_hyper
   ripe extract photos/ -o features.h5 --backend onnx
 
@@ -37,7 +38,7 @@ def add_parser(commands: Any) -> None:
     options.add_overwrite_option(parser, "extract")
     options.add_model_options(parser)
     options.add_backend_option(parser)
-    options.add_extraction_options(parser)
+    options.add_memory_option(options.add_extraction_options(parser))
     parser.set_defaults(run=run)
 
 
@@ -58,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         FeatureFile(arguments.output, settings, overwrite=arguments.overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,
     ):
-        extract = model_extract(model, **given, max_megapixels=arguments.max_megapixels)
+        limits = {"max_megapixels": arguments.max_megapixels, "max_memory": arguments.max_memory}
+        extract = model_extract(model, **given, **limits)
         failures = extract_many(named, extract, store, masks=masks, progress=progress)
     print(f"{len(named) - len(failures)} of {len(named)} images in {arguments.output}")
     for name, reason in failures.items():

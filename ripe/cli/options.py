@@ -52,8 +52,10 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_extraction_options(parser: argparse.ArgumentParser, *, automatic_scales: bool = False) -> None:
-    """--max-keypoints, --threshold, --scales, --resize, --masks and --max-megapixels."""
+def add_extraction_options(
+    parser: argparse.ArgumentParser, *, automatic_scales: bool = False
+) -> argparse._ArgumentGroup:
+    """--max-keypoints, --threshold, --scales, --resize, --masks and --max-megapixels; their group is returned."""
     group = parser.add_argument_group("keypoints")
     group.add_argument(
         "--max-keypoints", type=positive, default=2048, metavar="N", help="the best N of an image (%(default)s)"
@@ -61,6 +63,7 @@ def add_extraction_options(parser: argparse.ArgumentParser, *, automatic_scales:
     group.add_argument("--threshold", type=float, metavar="T", help="least score of a keypoint (the model's own)")
     add_scales_option(group, automatic=automatic_scales)
     add_photo_options(group)
+    return group
 
 
 def add_photo_options(group: argparse._ActionsContainer) -> None:
@@ -145,6 +148,26 @@ def add_megapixels_option(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_memory_option(group: argparse._ActionsContainer) -> None:
+    """--max-memory."""
+    group.add_argument(
+        "--max-memory",
+        type=memory,
+        metavar="2G",
+        help="most memory of the process: photos one at a time, large ones in parts, with the same result (no limit)",
+    )
+
+
+def memory(text: str) -> int:
+    """An argument that is an amount of memory, in bytes."""
+    from ripe.ceiling import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def above_zero(text: str) -> float:
     """An argument that is a finite number above 0."""
     value = float(text)
@@ -213,6 +236,8 @@ def load_runtime(arguments: argparse.Namespace) -> runtime.Extractor:
         raise ValueError("--backend onnx runs on the CPU in float32: leave out --device and --precision")
     if (arguments.scales or ONE_SCALE) != ONE_SCALE or getattr(arguments, "rotations", "auto") == "all":
         raise ValueError("--backend onnx sees photos at one scale and upright: leave out --scales and --rotations")
+    if getattr(arguments, "max_memory", None) is not None:
+        raise ValueError("--backend onnx sees photos as a whole: leave out --max-memory, or shrink them (--resize)")
     if Path(arguments.model).suffix != ".onnx" and arguments.model != "compact":
         raise ValueError(
             f"--backend onnx runs compact or an ONNX file: ripe export {arguments.model} -o FILE.onnx writes one"

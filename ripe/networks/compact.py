@@ -6,6 +6,7 @@ decides where in the cell a corner lies. Down-sampling averages 2×2 pixels befo
 coarse pixel lies at the centre of the pixels that it covers.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,11 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ripe.networks.dense import DenseMaps, DenseNetwork
+from ripe.networks.windows import Frame, Part, Size, Window
 
 CHANNELS = (8, 24, 48, 96, 128)
 CONVOLUTIONS = (1, 2, 2, 3, 3)
 CELL = 8
 STRIDE = 16
+REACH = 116
+"""How many pixels away the furthest pixel lies that a score depends on; a descriptor's lies nearer."""
+BYTES_PER_PIXEL = 300
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> list[nn.Module]:
@@ -62,16 +67,25 @@ class CompactNet(DenseNetwork):
             pyramid.append(features)
         return DenseMaps(self._score(pyramid, self.full_score)[..., :height, :width], tuple(pyramid))
 
-    def infer(self, images: Tensor) -> DenseMaps:
+    def infer(self, images: Tensor, part: Part | None = None) -> DenseMaps:
         """The same maps; what PyTorch is slow at on a CPU is spelt out in simpler steps."""
         height, width = images.shape[-2:]
-        features = _padded(_normalised(images.float()))
+        features = _padded(_normalised(images.float()) if part is None else part.normalised(images.float()))
         pyramid = []
         for stage in self.stages:
             for layer in stage.children():
                 features = _halved(features) if isinstance(layer, nn.AvgPool2d) else layer(features)
             pyramid.append(features)
-        return DenseMaps(self._score(pyramid, self._full_score_by_taps)[..., :height, :width], tuple(pyramid))
+        logits = self._score(pyramid, self._full_score_by_taps)[..., :height, :width]
+        return DenseMaps(logits, tuple(pyramid), None if part is None else _frames(part))
+
+    def seen(self, wanted: Window, size: Size) -> Window:
+        """Which pixels the maps depend on."""
+        return wanted.grown(REACH, size).aligned(STRIDE, size)
+
+    def part_bytes(self, seen: int, wanted: int) -> int:
+        """The memory that a part takes."""
+        return BYTES_PER_PIXEL * seen
 
     def _score(self, pyramid: list[Tensor], full_score: Callable[[Tensor], Tensor]) -> Tensor:
         top_down = F.interpolate(self.top_down(pyramid[4]), scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -105,6 +119,14 @@ def _padded(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _frames(part: Part) -> tuple[Frame, ...]:
+    """Where the maps of a part lie in those of the image, which have the padding, too."""
+    height, width = (math.ceil(length / STRIDE) * STRIDE for length in part.size)
+    strides = [1 << index for index in range(len(CHANNELS))]
+    seen = part.seen.aligned(STRIDE, (height, width))
+    return tuple(Frame(seen.strided(stride), (height // stride, width // stride)) for stride in strides)
 
 
 def _normalised(images: Tensor) -> Tensor:

@@ -6,22 +6,32 @@ really lie: a map of stride s has its first centre at (s - 1) / 2.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ripe.networks.dense import DescriptorHead
+from ripe.networks.dense import DescriptorHead, Frames
+from ripe.networks.windows import Frame, Size
 
 
 def sample_map(
-    features: Tensor, keypoints: Tensor, image_size: tuple[int, int], align_corners: bool, mode: str = "bilinear"
+    features: Tensor,
+    keypoints: Tensor,
+    image_size: Size,
+    align_corners: bool,
+    mode: str = "bilinear",
+    frame: Frame | None = None,
 ) -> Tensor:
-    """Samples of B×C×h×w `features` at B×M×2 `keypoints` in pixels of an image of (H, W): B×M×C.
+    """Samples of B×C×h×w `features`, all of a map or the part of `frame`, at B×M×2 `keypoints`: B×M×C.
 
-    Without `align_corners`, positions outside the map take the value of the nearest border pixel. With it, only the
-    bicubic mode ever looks outside, and sees zeros, as the published network does.
+    Keypoints are in pixels of an image of (H, W). Without `align_corners`, positions outside the map take the value of
+    the nearest border pixel. With it, only the bicubic mode ever looks outside, and sees zeros, as the published
+    network does.
     """
+    if frame is not None:
+        keypoints, image_size = _in_part(keypoints, image_size, align_corners, frame), frame.window.size
     # Axis by axis: a tensor of both lengths would be a constant in an exported graph.
     axes = zip(keypoints.unbind(dim=-1), reversed(image_size), strict=True)
     grid = torch.stack(
@@ -34,11 +44,29 @@ def sample_map(
     return samples[..., 0].transpose(1, 2)
 
 
+def _in_part(keypoints: Tensor, image_size: Size, align_corners: bool, frame: Frame) -> Tensor:
+    """Keypoints (x, y) of an image, in pixels of the part of a map that there is."""
+    edge, half = (1, 0.0) if align_corners else (0, 0.5)
+    corner = frame.window.left, frame.window.top
+    axes = []
+    for at, image, whole, first in zip(
+        keypoints.unbind(dim=-1), reversed(image_size), reversed(frame.size), corner, strict=True
+    ):
+        ratio = (whole - edge) / (image - edge)
+        # Counted from a pixel nearby, as float32 places what is 10 000 pixels away to 0.001.
+        near = round(first / ratio)
+        axes.append((at - near) * ratio + ((near + half) * ratio - half - first))
+    return torch.stack(axes, dim=-1)
+
+
 def hypercolumn(
-    pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int], align_corners: bool
+    pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, align_corners: bool, frames: Frames = None
 ) -> Tensor:
     """Samples of all maps at the keypoints, finest map first, concatenated: B×M×(sum of channels)."""
-    samples = [sample_map(features, keypoints, image_size, align_corners) for features in pyramid]
+    samples = [
+        sample_map(features, keypoints, image_size, align_corners, frame=frame)
+        for features, frame in zip(pyramid, frames or repeat(None, len(pyramid)), strict=True)
+    ]
     # The samples lie channel by channel in memory; joining them so is a plain copy.
     return torch.cat([sample.mT for sample in samples], dim=1).mT
 
@@ -62,8 +90,8 @@ class ProjectedColumn(DescriptorHead):
         self.dim = dim
         self.layers = nn.Sequential(nn.Linear(sum(channels), hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
 
-    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
-        column = hypercolumn(pyramid, keypoints, image_size, align_corners=False)
+    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, frames: Frames = None) -> Tensor:
+        column = hypercolumn(pyramid, keypoints, image_size, align_corners=False, frames=frames)
         for layer in self.layers:
             column = linear(column, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer(column)
         return F.normalize(column.float(), dim=-1)
@@ -84,15 +112,15 @@ class HyperColumn(DescriptorHead):
             reduction = nn.Conv1d(sum(channels), dim, 1)
             self.weight, self.bias = reduction.weight, reduction.bias
 
-    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
-        column = self.sample(pyramid, keypoints, image_size)
+    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, frames: Frames = None) -> Tensor:
+        column = self.sample(pyramid, keypoints, image_size, frames)
         if self.weight is not None:
             column = linear(column, self.weight[..., 0], self.bias)
         return F.normalize(column.float(), dim=-1)
 
-    def sample(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def sample(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, frames: Frames) -> Tensor:
         """What the descriptor is made of."""
-        return hypercolumn(pyramid, keypoints, image_size, align_corners=True)
+        return hypercolumn(pyramid, keypoints, image_size, align_corners=True, frames=frames)
 
 
 class LastMapColumn(HyperColumn):
@@ -101,8 +129,9 @@ class LastMapColumn(HyperColumn):
     def __init__(self, channels: int, dim: int | None) -> None:
         super().__init__([channels], dim)
 
-    def sample(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
-        return sample_map(pyramid[-1], keypoints, image_size, align_corners=True, mode="bicubic")
+    def sample(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, frames: Frames) -> Tensor:
+        frame = None if frames is None else frames[-1]
+        return sample_map(pyramid[-1], keypoints, image_size, align_corners=True, mode="bicubic", frame=frame)
 
 
 class SharedColumn(DescriptorHead):
@@ -115,9 +144,11 @@ class SharedColumn(DescriptorHead):
         for index, (width, share) in enumerate(zip(channels, shares, strict=True)):
             self.add_module(str(index), nn.Conv1d(width, share, 1))
 
-    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: Size, frames: Frames = None) -> Tensor:
         parts = [
-            reduction(sample_map(features, keypoints, image_size, align_corners=True).transpose(1, 2))
-            for reduction, features in zip(self.children(), pyramid, strict=True)
+            reduction(sample_map(features, keypoints, image_size, align_corners=True, frame=frame).transpose(1, 2))
+            for reduction, features, frame in zip(
+                self.children(), pyramid, frames or repeat(None, len(pyramid)), strict=True
+            )
         ]
         return F.normalize(torch.cat(parts, dim=1).transpose(1, 2).float(), dim=-1)

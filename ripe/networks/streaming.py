@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ripe.networks.windows import Window
+
 STRIP_BYTES = 4 << 20
 # A strip must be higher than the rows that a chain of layers holds back: 16 in the published network's refiners.
 MIN_STRIP_ROWS = 24
@@ -73,26 +75,50 @@ def strips(shape: Sequence[int]) -> Iterator[tuple[slice, bool]]:
         yield slice(start, min(start + count, height)), start + count >= height
 
 
-class RowWriter:
-    """Assembles strips to a channels-last map, without holding the strips and the map at once."""
+class RowPool:
+    """Takes 2×2 maxima of a map strip by strip; a last odd row is left out, as by `F.max_pool2d`."""
 
-    def __init__(self, height: int) -> None:
-        self._height = height
-        self._filled = 0
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def push(self, rows: Tensor) -> Tensor:
+        """The next complete rows of half the size."""
+        if self._kept is not None:
+            rows = torch.cat([self._kept, rows], dim=2)
+        even = rows.shape[2] // 2 * 2
+        self._kept = _copy(rows[:, :, even:])
+        return F.max_pool2d(rows[:, :, :even], 2)
+
+
+class RowWriter:
+    """Assembles strips to a channels-last map, without holding the strips and the map at once.
+
+    Args:
+        window: of the map that the strips are of, what is kept.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._seen = 0
         self._map: Tensor | None = None
 
     def write(self, rows: Tensor) -> None:
-        """Append rows."""
-        batch, channels, count, width = rows.shape
+        """Take the next rows."""
+        batch, channels, count, _ = rows.shape
+        window, start = self._window, self._seen
+        self._seen += count
         if self._map is None:
-            self._map = rows.new_empty(batch, self._height, width, channels).permute(0, 3, 1, 2)
-        self._map[:, :, self._filled : self._filled + count] = rows
-        self._filled += count
+            height, width = window.size
+            self._map = rows.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+        first, last = max(start, window.top), min(self._seen, window.bottom)
+        if first < last:
+            kept = rows[:, :, first - start : last - start, window.left : window.right]
+            self._map[:, :, first - window.top : last - window.top] = kept
 
     def finish(self) -> Tensor:
-        """The whole map."""
-        if self._map is None or self._filled != self._height:
-            raise RuntimeError(f"{self._filled} of {self._height} rows were written")
+        """The whole window."""
+        if self._map is None or self._seen < self._window.bottom:
+            raise RuntimeError(f"{self._seen} rows were written, and {self._window.bottom} are wanted")
         return self._map
 
 

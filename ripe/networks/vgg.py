@@ -5,7 +5,7 @@ computes the same maps in strips of rows (see `ripe.networks.streaming`), severa
 fraction of the memory.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, cast, get_args
 
 import torch
@@ -15,13 +15,21 @@ from torch import Tensor, nn
 from ripe import checks
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.descriptors import HyperColumn, LastMapColumn, SharedColumn
-from ripe.networks.streaming import RowDelay, RowStream, RowWriter, resized_rows, strips
+from ripe.networks.streaming import RowDelay, RowPool, RowStream, RowWriter, resized_rows, strips
+from ripe.networks.windows import Frame, Part, Size, Window, resized_part
 
 CHANNELS = (64, 128, 256, 512)
 CONVOLUTIONS = (2, 2, 4, 4)
 STRIDES = (1, 2, 4, 8)
 HIDDEN_BLOCKS = 8
 LONGEST = 2**16  # of descriptors
+ENCODER_REACH = 64
+"""How many pixels away the furthest pixel lies that the encoder's coarsest map depends on (61), in full strides."""
+REFINER_REACH = 2 * HIDDEN_BLOCKS
+"""How many pixels of its own map a refiner looks at to each side."""
+BYTES_PER_PIXEL_SEEN = 170
+BYTES_PER_PIXEL_WANTED = 800
+BYTES_OF_STRIPS = 100_000_000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -54,16 +62,23 @@ class Encoder(nn.Module):
             pyramid.append(self.layers[stage](features))
         return tuple(pyramid)
 
-    def infer(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The same maps, each stage in strips."""
+    def infer(self, images: Tensor, kept: Sequence[Window]) -> tuple[Tensor, ...]:
+        """The same maps, each stage in strips; of each, the window that is kept, which alone is ever held."""
         pyramid: list[Tensor] = []
-        for stage, width in zip(self.stages, CHANNELS, strict=True):
-            features = F.max_pool2d(pyramid[-1], 2) if pyramid else images
-            stream = RowStream(list(self.layers)[stage])
-            writer = RowWriter(features.shape[2])
-            for rows, is_last in strips((len(features), width, *features.shape[2:])):
-                writer.write(stream.push(features[:, :, rows], is_last))
+        features = images
+        for stage, width, window in zip(self.stages, CHANNELS, kept, strict=True):
+            is_coarsest = width == CHANNELS[-1]
+            height, length = _size(features)
+            stream, pool = RowStream(list(self.layers)[stage]), RowPool()
+            writer, pooled = RowWriter(window), RowWriter(Window(0, height // 2, 0, length // 2))
+            for rows, is_last in strips((len(features), width, height, length)):
+                complete = stream.push(features[:, :, rows], is_last)
+                writer.write(complete)
+                if not is_coarsest:
+                    pooled.write(pool.push(complete))
             pyramid.append(writer.finish())
+            if not is_coarsest:
+                features = pooled.finish()
         return tuple(pyramid)
 
 
@@ -98,8 +113,10 @@ class Refiner(nn.Module):
         mixed = self.block1(features)
         return self._outputs((self.hidden_blocks(mixed) + mixed) / 1.4)
 
-    def infer(self, features: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same, in strips."""
+    def infer(
+        self, features: Tensor, context: Tensor | None, frames: tuple[Frame, Frame] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same, in strips; of parts of maps, `frames` say where context and features lie."""
         first, *others = self.block1
         assert isinstance(first, nn.Conv2d)
         feature_weight, context_weight = first.weight.tensor_split([features.shape[1]], dim=1)
@@ -108,10 +125,13 @@ class Refiner(nn.Module):
             context = F.conv2d(context, context_weight)
         stream = RowStream(layer for block in self.hidden_blocks for layer in block.children())
         shortcut = RowDelay()
-        score, next_context = RowWriter(features.shape[2]), RowWriter(features.shape[2])
+        height, width = _size(features)
+        score, next_context = (RowWriter(Window(0, height, 0, width)) for _ in range(2))
         for rows, is_last in strips(features.shape):
             mixed = F.conv2d(features[:, :, rows], feature_weight, first.bias)
-            if context is not None:
+            if context is not None and frames is not None:
+                mixed += resized_part(context, frames[0], frames[1].rows(rows))
+            elif context is not None:
                 mixed += resized_rows(context, rows, _size(features))
             mixed = nn.Sequential(*others)(mixed)
             refined = stream.push(mixed, is_last)
@@ -142,19 +162,27 @@ class Decoder(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """The score map, B×1×H×W at the size of the finest map."""
-        return self._sum_scales(pyramid, list(self.layers.values()))
-
-    def infer(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """The same, in strips."""
-        return self._sum_scales(pyramid, [refiner.infer for refiner in cast(Iterable[Refiner], self.layers.values())])
-
-    @staticmethod
-    def _sum_scales(pyramid: Sequence[Tensor], refiners: Sequence[Callable[..., tuple[Tensor, Tensor]]]) -> Tensor:
+        refiners = self._refiners()
         score, context = refiners[0](pyramid[-1], None)
-        for refine, features in zip(refiners[1:], reversed(pyramid[:-1]), strict=True):
-            correction, context = refine(features, context)
+        for refiner, features in zip(refiners[1:], reversed(pyramid[:-1]), strict=True):
+            correction, context = refiner(features, context)
             score = _upsample(score, _size(features)) + correction
         return score
+
+    def infer(self, pyramid: Sequence[Tensor], frames: Sequence[Frame] | None = None) -> Tensor:
+        """The same, in strips; of parts of maps, `frames` say where they lie, and the score map is the finest's."""
+        refiners = self._refiners()
+        score, context = refiners[0].infer(pyramid[-1], None)
+        for index in reversed(range(len(pyramid) - 1)):
+            refiner, features = refiners[len(pyramid) - 1 - index], pyramid[index]
+            between = None if frames is None else (frames[index + 1], frames[index])
+            correction, context = refiner.infer(features, context, between)
+            enlarged = _upsample(score, _size(features)) if between is None else resized_part(score, *between)
+            score = enlarged + correction
+        return score
+
+    def _refiners(self) -> list[Refiner]:
+        return list(cast(Iterable[Refiner], self.layers.values()))
 
 
 class VggNet(DenseNetwork):
@@ -181,17 +209,49 @@ class VggNet(DenseNetwork):
         pyramid = self.encoder(self._normalised(images))
         return DenseMaps(self.decoder(pyramid), pyramid)
 
-    def infer(self, images: Tensor) -> DenseMaps:
+    def infer(self, images: Tensor, part: Part | None = None) -> DenseMaps:
         """The same maps in strips, for a network in evaluation mode and without gradients."""
-        images = self._normalised(images).contiguous(memory_format=torch.channels_last)
-        pyramid = self.encoder.infer(images)
-        return DenseMaps(self.decoder.infer(pyramid), pyramid)
+        images = self._normalised(images, part).contiguous(memory_format=torch.channels_last)
+        frames = None if part is None else _frames(part.wanted, part.size)
+        height, width = _size(images)
+        if part is None or frames is None:
+            kept = [Window(0, height // stride, 0, width // stride) for stride in STRIDES]
+        else:
+            kept = [
+                frame.window.within(part.seen.strided(stride)) for frame, stride in zip(frames, STRIDES, strict=True)
+            ]
+        pyramid = self.encoder.infer(images, kept)
+        return DenseMaps(self.decoder.infer(pyramid, frames), pyramid, frames)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def seen(self, wanted: Window, size: Size) -> Window:
+        """Which pixels the maps depend on."""
+        coarsest = _frames(wanted, size)[-1].window
+        return coarsest.magnified(STRIDES[-1], size).grown(ENCODER_REACH, size).aligned(STRIDES[-1], size)
+
+    def part_bytes(self, seen: int, wanted: int) -> int:
+        """The memory that a part takes."""
+        return BYTES_OF_STRIPS + BYTES_PER_PIXEL_SEEN * seen + BYTES_PER_PIXEL_WANTED * wanted
+
+    def _normalised(self, images: Tensor, part: Part | None = None) -> Tensor:
         if self.normalise_input == "imagenet":
             mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
             return (images.float() - mean) / std
-        return F.instance_norm(images.float()) if self.normalise_input else images.float()
+        if not self.normalise_input:
+            return images.float()
+        return F.instance_norm(images.float()) if part is None else part.normalised(images.float())
+
+
+def _frames(wanted: Window, size: Size) -> tuple[Frame, ...]:
+    """What of each map, finest first, the scores and descriptors of a window of an image of (H, W) `size` need.
+
+    Each refiner looks around what is wanted of its map, and at the coarser map around that.
+    """
+    frames: list[Frame] = []
+    for stride in STRIDES:
+        whole = size[0] // stride, size[1] // stride
+        window = frames[-1].below(whole) if frames else wanted
+        frames.append(Frame(window.grown(REFINER_REACH, whole), whole))
+    return tuple(frames)
 
 
 def _size(features: Tensor) -> tuple[int, int]:
