@@ -1,4 +1,4 @@
-"""Extractor and matcher in hloc's terms, which image-matching-webui shares; `hloc` and `imcui` add the base class of each.
+"""Extractor and matcher in hloc's terms, which image-matching-webui shares, without the base class of either.
 
 A host makes a model of settings, `default_conf` with the user's over it, calls `_init`, and then hands dictionaries to
 `_forward`.
