@@ -77,7 +77,7 @@ def test_the_cpp_example_says_what_is_wrong(program: Path, pair: list[Path], tmp
     assert error(runtime.COMPACT, pair[0], tmp_path / "cut.ppm") == f"{tmp_path / 'cut.ppm'}: ends early\n"
     assert f"{program}: no binary PPM file of 8 bits" in error(runtime.COMPACT, program, pair[1])
     blank = tmp_path / "blank.ppm"
-    Image.new("RGB", (40, 30)).save(blank)
+    Image.new("RGB", (40, 30), (90, 90, 90)).save(blank)
     for photos in ((blank, pair[0]), (pair[0], blank)):
         result = subprocess.run([program, runtime.COMPACT, *photos], capture_output=True, text=True)
         assert (result.returncode, result.stdout) == (0, "")
@@ -89,7 +89,7 @@ def test_opencv_computes_what_onnx_runtime_does(pair: list[Path]) -> None:
     network = cv2.dnn.readNetFromONNX(str(runtime.COMPACT))
     for path, expected in zip(pair, runtime.load().extract(pair), strict=True):
         network.setInput(cv2.dnn.blobFromImage(cv2.imread(str(path)), 1 / 255, swapRB=True), "image")
-        keypoints, descriptors, counts = network.forward(["keypoints", "descriptors", "counts"])
+        keypoints, _, descriptors, counts = network.forward(["keypoints", "scores", "descriptors", "counts"])
         assert counts.tolist() == [len(expected)]
         distances = np.linalg.norm(keypoints[0][:, None] - expected.keypoints, axis=2)
         near = distances.min(axis=1) < 0.05
