@@ -97,7 +97,7 @@ def test_chosen_photos_are_matched_as_the_runtime_does(page: Page, photos: list[
 def test_what_is_no_photo_is_said(page: Page, tmp_path: Path) -> None:
     status = page.locator("#status")
     (tmp_path / "text.png").write_text("no photo")
-    Image.new("RGB", (40, 30), "grey").save(tmp_path / "blank.png")
+    Image.new("RGB", (120, 100), (90, 90, 90)).save(tmp_path / "blank.png")
     page.set_input_files("#second", tmp_path / "blank.png")
     page.set_input_files("#first", tmp_path / "text.png")
     page.click("#match")

@@ -77,7 +77,7 @@ def test_the_cpp_example_says_what_is_wrong(program: Path, pair: list[Path], tmp
     assert error(runtime.COMPACT, pair[0], tmp_path / "cut.ppm") == f"{tmp_path / 'cut.ppm'}: ends early\n"
     assert f"{program}: no binary PPM file of 8 bits" in error(runtime.COMPACT, program, pair[1])
     blank = tmp_path / "blank.ppm"
-    Image.new("RGB", (40, 30), (90, 90, 90)).save(blank)
+    Image.new("RGB", (120, 100), (90, 90, 90)).save(blank)
     for photos in ((blank, pair[0]), (pair[0], blank)):
         result = subprocess.run([program, runtime.COMPACT, *photos], capture_output=True, text=True)
         assert (result.returncode, result.stdout) == (0, "")

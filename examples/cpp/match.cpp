@@ -13,6 +13,7 @@
 #include <fstream>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 struct Features {
