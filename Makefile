@@ -1,6 +1,6 @@
 # make demo   match two bundled photos          make test          run the tests
 # make check  everything that CI runs           make browser-test  test the web demo in Chromium
-# make docs   build the documentation (site/)   make package       build wheel and sdist (dist/) and try both
+# make docs   build the documentation (site/)   make package       build, check and try wheels and sdist (dist/)
 # make fuzz   look for inputs that break it     make screenshots   take the documentation's pictures of the web demo
 # make audit  known vulnerabilities             make locked        install the very files of requirements.lock
 # make clean  remove what make made             make lock          write requirements.lock anew
@@ -37,10 +37,12 @@ docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 package: .venv/installed-dev
-	rm -rf dist
+	rm -rf dist sbom
 	$(BIN)/python -m build --quiet
 	$(BIN)/python package_tests/without_pytorch.py dist
-	$(BIN)/python package_tests/install.py dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python package_tests/install.py dist sbom
 
 ifdef CHROMIUM
 browser-test: .venv/installed-dev
@@ -79,7 +81,7 @@ audit: .venv/installed-lock
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
 clean:
-	rm -rf .venv demo_matches.png build dist site
+	rm -rf .venv demo_matches.png build dist sbom site
 
 .venv/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer with venv found; set PYTHON=/path/to/python3" >&2; exit 1; }

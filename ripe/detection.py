@@ -109,7 +109,8 @@ def detect_padded(
     torch._check(most >= 0)
     torch._check(most <= height * width)
     scores, pixels = torch.where(found, logits, -torch.inf).flatten(1).topk(most)  # type: ignore[arg-type]
-    rows = pixels // width
+    # Pixels are no negative numbers; a division that rounds down would take operators that OpenCV does not have.
+    rows = torch.div(pixels, width, rounding_mode="trunc")
     columns = pixels - rows * width
     keypoints = torch.stack([columns, rows], dim=-1).float()
     if settings.subpixel:

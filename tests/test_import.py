@@ -60,6 +60,8 @@ NEEDING_MORE = {
     "ripe.integrations.gluefactory_matcher": "gluefactory",
     "ripe.integrations.hloc": "hloc",
     "ripe.integrations.huggingface": "huggingface_hub",
+    "ripe.integrations.imcui": "imcui",
+    "ripe.integrations.vismatch": "vismatch",
 }
 
 

@@ -104,6 +104,33 @@ def test_the_changelog_has_the_version() -> None:
     assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+RELEASED = "# Changelog\n\n## 0.2.0 (2026-11-29)\n\n- New.\n\n## 0.1.0 (unreleased)\n\n- First.\n"
+
+
+def test_the_notes_of_a_release_are_its_section_of_the_changelog() -> None:
+    notes = runpy.run_path(str(ROOT / "package_tests" / "release_notes.py"))["notes"]
+    assert notes("v0.2.0", "0.2.0", RELEASED) == "- New."
+    with pytest.raises(ValueError, match=r"the tag is v0\.2\.1, and pyproject\.toml has the version 0\.2\.0"):
+        notes("v0.2.1", "0.2.0", RELEASED)
+    for version in ("0.1.0", "0.2", "0.3.0"):  # without a date, a part of another's, not there
+        with pytest.raises(ValueError, match=rf"no section `## {version} \(YYYY-MM-DD\)`, but 0\.2\.0"):
+            notes(f"v{version}", version, RELEASED)
+
+
+def test_workflows_name_actions_by_commit_and_what_is_there() -> None:
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        jobs = yaml.safe_load(path.read_text())["jobs"].values()
+        steps = [step for job in jobs for step in job["steps"]]
+        for action in filter(None, (step.get("uses") for step in steps)):
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
+        for command in filter(None, (step.get("run") for step in steps)):
+            program, *words = command.split()
+            if program == "make":
+                assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+            elif program != "gh":
+                assert (ROOT / (words[0] if program == "python" else program)).is_file(), command
+
+
 def test_hooks_run_what_make_lint_runs() -> None:
     [local] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert local["repo"] == "local"
