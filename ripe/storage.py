@@ -78,7 +78,7 @@ class GroupFile:
     def __init__(self, path: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.parts = _parts_of(self.path)
-        self.settings = {key: ABSENT if value is None else value for key, value in settings.items()}
+        self.settings = as_stored(settings)
         self.done: dict[str, dict[str, Any]] = {}
         self._forgotten: set[str] = set()
         self._lock = lock(self.path)
@@ -150,17 +150,7 @@ class GroupFile:
             raise ValueError(f"{self.path}: exists and was not begun by `{self.command}`; choose another file")
 
     def _check_settings(self, file: h5py.File) -> None:
-        stored = {key: file.attrs.get(key, ABSENT) for key in self.settings}
-        differing = [
-            f"{OPTIONS.get(key, key)} {stored[key]} there, {now} now"
-            for key, now in self.settings.items()
-            if stored[key] != now
-        ]
-        if differing:
-            raise ValueError(
-                f"{self.path}: was begun with other settings ({'; '.join(differing)}); repeat those, choose another "
-                "file, or start anew (--overwrite)"
-            )
+        check_settings(self.path, file.attrs, self.settings)
 
     def _add(self, writers: Mapping[str, Callable[[h5py.Group], None]]) -> None:
         """Store some groups, all of them or none; each writer fills one."""
@@ -357,6 +347,25 @@ class FeatureReader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as files hold them, in which None is "none"."""
+    return {key: ABSENT if value is None else value for key, value in settings.items()}
+
+
+def check_settings(path: str | Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` that names `path` if what it was begun with is not what is asked for `now`."""
+    differing = [
+        f"{OPTIONS.get(key, key)} {stored.get(key, ABSENT)} there, {value} now"
+        for key, value in now.items()
+        if stored.get(key, ABSENT) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{path}: was begun with other settings ({'; '.join(differing)}); repeat those, choose another "
+            "file, or start anew (--overwrite)"
+        )
 
 
 def read_features(path: str | Path, names: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:

@@ -12,6 +12,7 @@ import ripe
 
 OPTIONAL = (
     "gradio",
+    "fsspec",
     "huggingface_hub",
     "hydra",
     "kornia",
@@ -20,7 +21,10 @@ OPTIONAL = (
     "omegaconf",
     "onnxruntime",
     "onnxscript",
+    "pyarrow",
     "pycolmap",
+    "ray",
+    "s3fs",
     "skimage",
     "torchvision",
     "wandb",
@@ -32,6 +36,7 @@ ORDER = """
     networks inference model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils
+    scale
     data objective
     reconstruction evaluation training
     demo cli train
@@ -60,6 +65,9 @@ NEEDING_MORE = {
     "ripe.integrations.gluefactory_matcher": "gluefactory",
     "ripe.integrations.hloc": "hloc",
     "ripe.integrations.huggingface": "huggingface_hub",
+    "ripe.scale.feature_tables": "pyarrow",
+    "ripe.scale.places": "fsspec",
+    "ripe.scale.shards": "pyarrow",
 }
 
 

@@ -1,0 +1,103 @@
+"""A table at any address: a folder of Parquet files (shards) that many processes write and no killed one can damage.
+
+A shard is whole or absent, and is named after the keys of its rows. Who computes the same rows again, because a process
+was killed or did not know of another, writes the same shard again, so that no row is lost and none is there twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ripe.scale.places import Place
+
+ROWS_PER_GROUP = 8  # that are read at once: some 9 MB of features
+READERS = 16
+SUFFIX = ".parquet"
+REPEATED = ["model", "weights", "settings", "matcher"]
+"""Columns that hold the same in all rows, which are stored once."""
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A table of rows that are told apart by their key.
+
+    Attributes:
+        place: the folder.
+        schema: of all shards.
+        key: the columns by which a row is known.
+    """
+
+    place: Place
+    schema: pa.Schema
+    key: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """File names of all shards, sorted."""
+        return [name for name in self.place.list() if name.endswith(SUFFIX)]
+
+    def columns(self, wanted: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """Each shard's file name and some of its columns, read several shards at a time.
+
+        Raises:
+            ValueError: a file is no Parquet, or has other columns; it is named.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            names = self.names()
+            yield from zip(names, pool.map(partial(self._read, columns=wanted), names), strict=True)
+
+    def group(self, shard: str, number: int) -> pa.Table:
+        """One group of `ROWS_PER_GROUP` rows of a shard."""
+        with self.place.open(shard) as file:
+            return pq.ParquetFile(file).read_row_group(number)
+
+    def write(self, rows: pa.Table) -> None:
+        """Write rows, none of whose keys is in another shard, as one shard."""
+        self._put(self._name(rows), rows)
+
+    def forget(self, keys: Collection[Key]) -> None:
+        """Take rows away, shard by shard."""
+        for shard, columns in list(self.columns(self.key)):
+            kept = [key not in keys for key in zip(*(columns[name].to_pylist() for name in self.key), strict=True)]
+            if not any(kept):
+                self.place.remove(shard)
+            elif not all(kept):
+                self._put(shard, self._read(shard, columns=self.schema.names).filter(pa.array(kept)))
+
+    def clear(self) -> None:
+        """Remove all shards."""
+        for shard in self.names():
+            self.place.remove(shard)
+
+    def _name(self, rows: pa.Table) -> str:
+        keys = [rows[name].to_pylist() for name in self.key]
+        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:32] + SUFFIX
+
+    def _put(self, shard: str, rows: pa.Table) -> None:
+        content = io.BytesIO()
+        pq.write_table(
+            rows,
+            content,
+            row_group_size=ROWS_PER_GROUP,
+            compression="zstd",
+            use_dictionary=[name for name in REPEATED if name in self.schema.names],
+            write_statistics=False,
+        )
+        self.place.write(shard, content.getvalue())
+
+    def _read(self, shard: str, columns: Sequence[str]) -> pa.Table:
+        with self.place.open(shard) as file:
+            try:
+                return pq.read_table(file, columns=list(columns)).select(list(columns))
+            except (pa.ArrowInvalid, KeyError) as error:
+                raise ValueError(f"{self.place.address}/{shard}: none of these tables' files ({error})") from error
