@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ripe.photos import MAX_MEGAPIXELS
+from ripe.photos import MAX_MEGAPIXELS, PhotoFile
 from ripe.resizing import ONE_SCALE
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Extraction:
         return max(self.features.image_size) / self.seen_side
 
 
-Masks = Sequence[Path | None]
-Extract = Callable[[Sequence[Path], Masks, "Failed"], Iterable[tuple[int, Extraction]]]
+Masks = Sequence[PhotoFile | None]
+Extract = Callable[[Sequence[PhotoFile], Masks, "Failed"], Iterable[tuple[int, Extraction]]]
 """Extracts photos one after the other, each with its mask (see `ripe.inference.as_mask`) or None: index and extraction
 of each, or its index and what is wrong to the third argument. No keypoint lies where a mask is zero."""
 
@@ -63,7 +63,7 @@ def model_extract(
     """`extract_stream` of a model for `extract_many`; longer sides than `max_side` px are shrunk, none is enlarged."""
     several: dict[str, Any] = {} if tuple(scales) == ONE_SCALE else {"scales": scales}
 
-    def extract(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterable[tuple[int, Extraction]]:
+    def extract(paths: Sequence[PhotoFile], masks: Masks, failed: Failed) -> Iterable[tuple[int, Extraction]]:
         stream = model.extract_stream(
             paths,
             **several,

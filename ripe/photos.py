@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,31 @@ UPRIGHT = {
 _opening = threading.Lock()
 
 
-def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+@dataclass(frozen=True)
+class PhotoBytes:
+    """A photo's file that is in memory, such as from a store of objects.
+
+    Attributes:
+        name: for messages.
+        content: of the file.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+PhotoFile = str | Path | PhotoBytes
+"""A photo's file: where it is, or what it holds."""
+
+
+def read_image(path: PhotoFile, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """Read a photo as H×W×3 RGB; EXIF orientation is applied, alpha dropped.
 
     Args:
-        path: of the file.
+        path: of the file, or its content.
         max_megapixels: files of more million pixels are refused before they are decoded.
 
     Returns:
@@ -42,7 +64,6 @@ def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> n
         ValueError: no image that Pillow can decode, a side has fewer than 16 pixels, there are too many pixels, or grey
             values are out of range; the message names the file.
     """
-    path = Path(path)
     with open_image(path) as image:
         check_megapixels(image, path, max_megapixels)
         pixels = decode(image, str(path))
@@ -50,7 +71,7 @@ def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> n
     return pixels
 
 
-def open_image(path: str | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_image(path: PhotoFile, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Open a file with Pillow, which reads no more than its header, for use in a `with` statement.
 
     Pillow's own limit, a setting of the whole process, is set aside for that moment; see `check_megapixels`.
@@ -58,17 +79,21 @@ def open_image(path: str | Path, formats: tuple[str, ...] | None = None) -> Imag
     Raises:
         FileNotFoundError, ValueError: no such file, or no image of these formats; the message names the file.
     """
-    if not Path(path).is_file():
+    if isinstance(path, PhotoBytes):
+        source: str | Path | BytesIO = BytesIO(path.content)
+    elif Path(path).is_file():
+        source = path
+    else:
         raise FileNotFoundError(f"{path}: no such file")
     with _opening, _named(str(path)):
         pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path, formats=formats)
+            return Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = pillows
 
 
-def check_megapixels(image: Image.Image, path: str | Path, limit: float) -> None:
+def check_megapixels(image: Image.Image, path: PhotoFile, limit: float) -> None:
     """Raise a `ValueError` that names the file if an image has more than `limit` million pixels."""
     width, height = image.size
     if width * height > limit * 1e6:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ripe import runtime
     from ripe.model import RIPE
+    from ripe.scale.engines import Engine
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 UNRELATED = 3
@@ -143,6 +144,38 @@ def add_megapixels_option(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--max-megapixels", type=positive, default=200, metavar="N", help="refuse larger photos (%(default)s)"
     )
+
+
+def add_engine_options(group: argparse._ActionsContainer) -> None:
+    """--engine and --workers."""
+    group.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on all cores, or on the cluster that RAY_ADDRESS names; the output is a table (%(default)s)",
+    )
+    group.add_argument(
+        "--workers", type=positive, metavar="N", help="processes of ray that hold a model (one for each GPU or core)"
+    )
+
+
+def engine(arguments: argparse.Namespace) -> Engine:
+    """What runs the blocks of a table."""
+    from ripe.scale.engines import in_process, on_ray
+
+    if arguments.engine == "local":
+        return in_process
+    return on_ray(arguments.workers, gpu=not (arguments.device or "cuda").startswith("cpu"))
+
+
+def address(text: str) -> Path | str:
+    """An argument that is a path, or a URL such as s3://bucket/photos, which stays as it is."""
+    return text if "://" in text else Path(text)
+
+
+def is_table(arguments: argparse.Namespace) -> bool:
+    """Whether a table is written: to an address, or by Ray."""
+    return arguments.engine == "ray" or isinstance(arguments.output, str)
 
 
 def above_zero(text: str) -> float:

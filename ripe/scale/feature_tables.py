@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -91,7 +92,7 @@ class FeatureTable:
         self.rows, self.settings = read_index(shards)
         if not self.rows:
             raise FileNotFoundError(f"{address}: no such table of features")
-        self._group = lru_cache(CACHED_GROUPS)(shards.group)
+        self._group = lru_cache(CACHED_GROUPS)(lambda shard, number: next(shards.groups(shard, [number])))
 
     def names(self) -> list[str]:
         """Names of all photos that have features, sorted."""
@@ -158,6 +159,20 @@ def read_index(shards: Shards) -> tuple[dict[str, Row], dict[str, Any]]:
     if len(settings) > 1:
         raise ValueError(f"{shards.place.address}: holds features of different settings")
     return dict(sorted(found.items())), json.loads(settings.pop()) if settings else {}
+
+
+def read_rows(shards: Shards, rows: Mapping[str, Row]) -> dict[str, Features]:
+    """The features of some photos, by name; each group of rows is read once."""
+    found = {}
+    wanted = sorted((row.shard, *divmod(row.number, ROWS_PER_GROUP), name) for name, row in rows.items())
+    for shard, within in groupby(wanted, key=lambda row: row[0]):
+        places: dict[int, list[tuple[int, str]]] = {}
+        for _, group, place, name in within:
+            places.setdefault(group, []).append((place, name))
+        for group, table in zip(places, shards.groups(shard, places), strict=True):
+            for place, name in places[group]:
+                found[name] = decode(table.slice(place, 1).to_pylist()[0])
+    return found
 
 
 def encode(extracted: Sequence[Extracted], settings: Mapping[str, Any]) -> pa.Table:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -19,6 +19,21 @@ from ripe.folders import is_photo, may_hold_photos, photos_below
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated")
 """Where file systems say by what a file differs from an earlier one of its name, the surest first."""
+
+
+class Version(NamedTuple):
+    """What tells a file from a later one of its name, as far as the file system says it: 0 and "" otherwise.
+
+    Attributes:
+        size: in bytes.
+        mark: a time or a hash.
+    """
+
+    size: int
+    mark: str
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.mark}"
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,8 @@ class Place:
             raise ValueError(f"{self.address}: cannot be opened by fsspec ({error})") from error
         return files, root.rstrip("/")
 
-    def photos(self) -> dict[str, str]:
-        """The photos in it and in its folders: names relative to it, sorted, each with what tells it from later ones.
+    def photos(self) -> dict[str, Version]:
+        """The photos in it and in its folders: names relative to it, sorted, and their files' versions.
 
         Which files are photos is `ripe.folders`' rule.
 
@@ -57,20 +72,20 @@ class Place:
                 raise FileNotFoundError(f"{self.address}: no such folder")
             found = {name: _version(files.info(f"{root}/{name}")) for name in photos_below(Path(root))}
         else:
-            found = {name: _version(about) for name, about in self.list().items() if _is_photo_below(name)}
+            found = {name: version for name, version in self.files().items() if _is_photo_below(name)}
         if not found:
             raise ValueError(f"{self.address}: holds no photo, or there is no such folder")
         return found
 
-    def list(self) -> dict[str, dict[str, Any]]:
-        """All files in it and in its folders: names relative to it, sorted, each with what the file system says."""
+    def files(self) -> dict[str, Version]:
+        """All files in it and in its folders: names relative to it, sorted, and their versions."""
         files, root = self._opened
         files.invalidate_cache()  # other processes write, too
         try:
             found = files.find(root, detail=True)
         except FileNotFoundError:
             return {}
-        return {path.removeprefix(root).lstrip("/"): about for path, about in sorted(found.items())}
+        return {path.removeprefix(root).lstrip("/"): _version(about) for path, about in sorted(found.items())}
 
     def open(self, name: str) -> BinaryIO:
         """One of its files, opened for reading."""
@@ -106,7 +121,6 @@ def _is_photo_below(name: str) -> bool:
     return is_photo(last) and all(map(may_hold_photos, folders))
 
 
-def _version(about: dict[str, Any]) -> str:
-    """A file's size and version, as far as its file system says them."""
-    version = next((about[key] for key in VERSION_KEYS if about.get(key) is not None), "")
-    return f"{about.get('size')} {version}".rstrip()
+def _version(about: dict[str, Any]) -> Version:
+    mark = next((about[key] for key in VERSION_KEYS if about.get(key) is not None), "")
+    return Version(about.get("size") or 0, str(mark))

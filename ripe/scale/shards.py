@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,6 @@ READERS = 16
 SUFFIX = ".parquet"
 REPEATED = ["model", "weights", "settings", "matcher"]
 """Columns that hold the same in all rows, which are stored once."""
-
-Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Shards:
 
     def names(self) -> list[str]:
         """File names of all shards, sorted."""
-        return [name for name in self.place.list() if name.endswith(SUFFIX)]
+        return [name for name in self.place.files() if name.endswith(SUFFIX)]
 
     def columns(self, wanted: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
         """Each shard's file name and some of its columns, read several shards at a time.
@@ -56,23 +54,23 @@ class Shards:
             names = self.names()
             yield from zip(names, pool.map(partial(self._read, columns=wanted), names), strict=True)
 
-    def group(self, shard: str, number: int) -> pa.Table:
-        """One group of `ROWS_PER_GROUP` rows of a shard."""
+    def groups(self, shard: str, numbers: Iterable[int]) -> Iterator[pa.Table]:
+        """Some groups of `ROWS_PER_GROUP` rows of a shard."""
         with self.place.open(shard) as file:
-            return pq.ParquetFile(file).read_row_group(number)
+            yield from map(pq.ParquetFile(file).read_row_group, numbers)
 
     def write(self, rows: pa.Table) -> None:
         """Write rows, none of whose keys is in another shard, as one shard."""
         self._put(self._name(rows), rows)
 
-    def forget(self, keys: Collection[Key]) -> None:
-        """Take rows away, shard by shard."""
-        for shard, columns in list(self.columns(self.key)):
-            kept = [key not in keys for key in zip(*(columns[name].to_pylist() for name in self.key), strict=True)]
-            if not any(kept):
+    def forget(self, rows: Mapping[str, Collection[int]]) -> None:
+        """Take some rows of some shards away, by their numbers."""
+        for shard, numbers in rows.items():
+            kept = [number for number in range(self._rows(shard)) if number not in numbers]
+            if kept:
+                self._put(shard, self._read(shard, columns=self.schema.names).take(kept))
+            else:
                 self.place.remove(shard)
-            elif not all(kept):
-                self._put(shard, self._read(shard, columns=self.schema.names).filter(pa.array(kept)))
 
     def clear(self) -> None:
         """Remove all shards."""
@@ -82,6 +80,10 @@ class Shards:
     def _name(self, rows: pa.Table) -> str:
         keys = [rows[name].to_pylist() for name in self.key]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:32] + SUFFIX
+
+    def _rows(self, shard: str) -> int:
+        with self.place.open(shard) as file:
+            return pq.ParquetFile(file).metadata.num_rows
 
     def _put(self, shard: str, rows: pa.Table) -> None:
         content = io.BytesIO()
