@@ -28,7 +28,8 @@ def as_rgb(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Tenso
 
     Args:
         image: a path; a `PhotoBytes`; a Pillow image (turned upright by its EXIF orientation, as files are); a NumPy
-            array H×W, H×W×1, H×W×3 or H×W×4 (RGB order); or a tensor H×W, 1×H×W, 3×H×W or 4×H×W. uint8, uint16 or floating point.
+            array H×W, H×W×1, H×W×3 or H×W×4 (RGB order); or a tensor H×W, 1×H×W, 3×H×W or 4×H×W. uint8, uint16 or
+            floating point.
         max_megapixels: larger files are refused.
 
     Raises:

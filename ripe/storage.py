@@ -331,6 +331,10 @@ class FeatureReader:
             _as_float(group["scales"][()]) if "scales" in group else None,  # type: ignore[arg-type]
         )
 
+    def uncertainty(self, name: str) -> float:
+        """The keypoints' standard deviation in pixels of the image; 1 if the file does not say."""
+        return float(self._group(name)["keypoints"].attrs.get("uncertainty", 1.0))
+
     def identity(self, name: str) -> str:
         """A hash of an image's keypoints, which tells its features from others; `KeyError` without such an image."""
         return hashlib.sha256(self._group(name)["keypoints"][()].tobytes()).hexdigest()[:16]

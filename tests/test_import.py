@@ -65,7 +65,11 @@ NEEDING_MORE = {
     "ripe.integrations.gluefactory_matcher": "gluefactory",
     "ripe.integrations.hloc": "hloc",
     "ripe.integrations.huggingface": "huggingface_hub",
+    "ripe.scale.conversion": "pyarrow",
+    "ripe.scale.extraction": "pyarrow",
     "ripe.scale.feature_tables": "pyarrow",
+    "ripe.scale.match_tables": "pyarrow",
+    "ripe.scale.matching": "pyarrow",
     "ripe.scale.places": "fsspec",
     "ripe.scale.shards": "pyarrow",
 }

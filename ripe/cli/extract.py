@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ripe import runtime
     from ripe.extract_many import Extract
     from ripe.model import RIPE
-NAMED = 20  # of the photos of a table that could not be extracted
 EXAMPLES = """  ripe extract photos/ -o features.h5
   ripe extract photos/ -o features.h5 --resize 1024 --max-keypoints 4096
   ripe extract photos/ -o features.h5 --masks masks/
@@ -116,10 +115,10 @@ def _extract_table(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     print(f"{len(versions) - len(failures)} of {len(versions)} images in {arguments.output}")
-    for name, reason in list(failures.items())[:NAMED]:
+    for name, reason in list(failures.items())[: options.NAMED]:
         print(f"ripe: not extracted: {name}: {reason}", file=sys.stderr)
-    if len(failures) > NAMED:
-        print(f"ripe: and {len(failures) - NAMED} more: see the column error of the table", file=sys.stderr)
+    if len(failures) > options.NAMED:
+        print(f"ripe: and {len(failures) - options.NAMED} more: see the column error of the table", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ripe.model import RIPE
     from ripe.scale.engines import Engine
 
+NAMED = 20
+"""Of so many photos or pairs of a long list it is said why they were left out; of more, how many more there are."""
 PRECISIONS = ("float32", "bfloat16", "float16")
 UNRELATED = 3
 """Exit status of what is asked to join photos that have no more in common than chance gives."""

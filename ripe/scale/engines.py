@@ -79,16 +79,19 @@ def _run_on_ray(
     gpus, cores = (ray.cluster_resources().get(name, 0) for name in ("GPU", "CPU"))
     count = workers or max(1, int(gpus if gpu and gpus else cores))
     count = min(count, len(blocks))
+    kept = ray.put(make_worker)  # here, for as long as actors may be started again
     reports = (
         ray.data.from_items([{"it": pickle.dumps(block)} for block in blocks], override_num_blocks=len(blocks))
         # What fetches waits for the network: it takes no core from the workers, but there are only so many of it.
-        .map_batches(_mapped, fn_args=(fetch,), num_cpus=0, concurrency=count, batch_format="pyarrow")
+        .map_batches(
+            _mapped, fn_args=(fetch,), num_cpus=0, compute=ray.data.TaskPoolStrategy(size=count), batch_format="pyarrow"
+        )
         .map_batches(
             _Worker,
-            fn_constructor_args=(make_worker,),
+            fn_constructor_args=([kept],),
             num_gpus=min(1.0, gpus / count) if gpu and gpus else 0,
             num_cpus=min(1, cores / count),
-            concurrency=count,
+            compute=ray.data.ActorPoolStrategy(size=count),
             batch_format="pyarrow",
         )
     )
@@ -103,7 +106,10 @@ def _run_on_ray(
 class _Worker:
     """An actor of the pool."""
 
-    def __init__(self, make_worker: Callable[[], Work]) -> None:
+    def __init__(self, kept: Sequence[Any]) -> None:
+        import ray
+
+        make_worker: Callable[[], Work] = ray.get(kept[0])
         self._work = make_worker()
 
     def __call__(self, batch: pa.Table) -> dict[str, list[bytes]]:

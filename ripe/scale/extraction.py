@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ripe.extract_many import Extract
@@ -102,7 +102,7 @@ def extract_table(
     failures: dict[str, str] = {}
     found = list(_named_in_utf8(_with_masks(versions, masks), failures))
     pending = {photo.name for photo in found if not _is_done(photo, rows.get(photo.name))}
-    _forget(shards, {name: rows[name] for name in pending & rows.keys()})
+    _forget(shards, [rows[name] for name in pending & rows.keys()])
     progress(len(versions) - len(pending))
     blocks = [[photo for photo in block if photo.name in pending] for block in _blocks(found)]
     reports = engine(list(filter(None, blocks)), Fetch(photos, masks), WorkerOf(make_extract, shards, dict(settings)))
@@ -193,15 +193,11 @@ def _named_in_utf8(photos: Iterable[Photo], failures: dict[str, str]) -> Iterato
             yield photo
 
 
-def _forget(shards: Shards, rows: Mapping[str, Row]) -> None:
+def _forget(shards: Shards, rows: Sequence[Row]) -> None:
     """Take rows away that are to be made anew, and say how many of them held features."""
-    changed = sum(row.error is None for row in rows.values())
-    if changed:
+    if changed := sum(row.error is None for row in rows):
         logger.warning("%s: %d photos are extracted anew, as their files have changed", shards.place.address, changed)
-    numbers: dict[str, set[int]] = {}
-    for row in rows.values():
-        numbers.setdefault(row.shard, set()).add(row.number)
-    shards.forget(numbers)
+    shards.forget(rows)
 
 
 def _is_done(photo: Photo, row: Row | None) -> bool:

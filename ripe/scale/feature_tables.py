@@ -8,7 +8,6 @@ is a row with its `error` and nulls in place of its features.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -19,8 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ripe.scale.places import Place
-from ripe.scale.shards import ROWS_PER_GROUP, Shards
-from ripe.storage import as_stored
+from ripe.scale.shards import ROWS_PER_GROUP, Shards, settings_text
 
 if TYPE_CHECKING:
     from ripe import runtime
@@ -57,6 +55,7 @@ class Row(NamedTuple):
     number: int
     version: str
     identity: str | None
+    uncertainty: float | None
     error: str | None
 
 
@@ -78,6 +77,8 @@ class FeatureTable:
         address: of the folder.
 
     Attributes:
+        path: the address.
+        shards: of the table.
         rows: by photo's name, sorted, those with an error among them.
         settings: what the features depend on; empty if there is none yet.
 
@@ -87,12 +88,11 @@ class FeatureTable:
 
     def __init__(self, address: str) -> None:
         self.path = address
-        shards = feature_shards(address)
-        self._shards = shards
-        self.rows, self.settings = read_index(shards)
+        self.shards = feature_shards(address)
+        self.rows, self.settings = read_index(self.shards)
         if not self.rows:
-            raise FileNotFoundError(f"{address}: no such table of features")
-        self._group = lru_cache(CACHED_GROUPS)(lambda shard, number: next(shards.groups(shard, [number])))
+            raise FileNotFoundError(f"{address}: no such table of features; ripe convert makes one of an HDF5 file")
+        self._group = lru_cache(CACHED_GROUPS)(lambda shard, number: next(self.shards.groups(shard, [number])))
 
     def names(self) -> list[str]:
         """Names of all photos that have features, sorted."""
@@ -149,16 +149,9 @@ def read_index(shards: Shards) -> tuple[dict[str, Row], dict[str, Any]]:
     Raises:
         ValueError: parts of the table have different settings.
     """
-    found: dict[str, Row] = {}
-    settings: set[str] = set()
-    for shard, columns in shards.columns(["name", "version", "identity", "error", "settings"]):
-        settings |= set(columns["settings"].unique().to_pylist())
-        cells = (columns[name].to_pylist() for name in ("name", "version", "identity", "error"))
-        for number, (name, *rest) in enumerate(zip(*cells, strict=True)):
-            found[name] = Row(shard, number, *rest)
-    if len(settings) > 1:
-        raise ValueError(f"{shards.place.address}: holds features of different settings")
-    return dict(sorted(found.items())), json.loads(settings.pop()) if settings else {}
+    found, settings = shards.index(["name", "version", "identity", "uncertainty", "error"])
+    rows = {name: Row(shard, number, *rest) for shard, number, name, *rest in found}
+    return dict(sorted(rows.items())), settings
 
 
 def read_rows(shards: Shards, rows: Mapping[str, Row]) -> dict[str, Features]:
@@ -177,14 +170,8 @@ def read_rows(shards: Shards, rows: Mapping[str, Row]) -> dict[str, Features]:
 
 def encode(extracted: Sequence[Extracted], settings: Mapping[str, Any]) -> pa.Table:
     """Rows of photos, in order, each with what its features depend on."""
-    shared = {name: settings.get(name) for name in ("model", "weights")}
-    shared["settings"] = json.dumps(as_stored(settings), default=_plain)
+    shared = {name: settings.get(name) for name in ("model", "weights")} | {"settings": settings_text(settings)}
     return pa.Table.from_pylist([{**_cells(each), **shared} for each in extracted], SCHEMA)
-
-
-def _plain(number: Any) -> Any:
-    """A number of NumPy's as Python's own."""
-    return number.item()
 
 
 def _cells(extracted: Extracted) -> dict[str, Any]:
