@@ -1,7 +1,6 @@
 """Tables of features and matches at any address, without Ray: contents, continuing, errors and conversions."""
 
 import functools
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,17 +19,11 @@ from ripe.storage import FeatureFile, read_features, read_matches
 
 pytest.importorskip("pyarrow")
 
-from ripe.scale import extraction, matching
+from ripe.scale import matching
 from ripe.scale.feature_tables import Extracted, FeatureTable, encode, feature_shards
 from ripe.scale.match_tables import MatchTable
 
 COUNT = 7
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few photos fill several shards."""
-    monkeypatch.setattr(extraction, "PHOTOS_PER_BLOCK", 3)
 
 
 @pytest.fixture
@@ -58,7 +51,21 @@ def http(folder: Path) -> Iterator[str]:
 
 
 def extract(folder: Path | str, output: str, weights: Path, *options: str) -> int:
-    return main(["extract", str(folder), "-o", output, "--model", str(weights), "--max-keypoints", "50", *options])
+    return main(
+        [
+            "extract",
+            str(folder),
+            "-o",
+            output,
+            "--model",
+            str(weights),
+            "--max-keypoints",
+            "50",
+            "--shard-size",
+            "3",
+            *options,
+        ]
+    )
 
 
 def assert_same(table: FeatureTable, expected: dict[str, dict[str, np.ndarray]]) -> None:
@@ -88,8 +95,9 @@ def test_photos_come_by_http(http: str, folder: Path, tmp_path: Path, random_wei
     assert extract(http, f"file://{tmp_path}/a", random_weights) == 1
     assert extract(folder, f"file://{tmp_path}/b", random_weights) == 1
     assert FeatureTable(f"{tmp_path}/a").names() == FeatureTable(f"{tmp_path}/b").names()
-    for (_, one), (_, other) in zip(FeatureTable(f"{tmp_path}/a").items(), FeatureTable(f"{tmp_path}/b").items()):
-        torch.testing.assert_close(one.descriptors, other.descriptors)
+    expected = FeatureTable(f"{tmp_path}/b")
+    for name, found in FeatureTable(f"{tmp_path}/a").items():
+        torch.testing.assert_close(found.descriptors, expected.read(name).descriptors)
 
 
 def test_only_what_is_missing_is_done(

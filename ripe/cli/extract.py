@@ -55,6 +55,9 @@ def add_parser(commands: Any) -> None:
     )
     options.add_overwrite_option(parser, "extract")
     options.add_engine_options(parser)
+    parser.add_argument(
+        "--shard-size", type=options.positive, default=64, metavar="N", help="photos of a table's file (%(default)s)"
+    )
     options.add_model_options(parser)
     options.add_backend_option(parser)
     options.add_extraction_options(parser)
@@ -111,6 +114,7 @@ def _extract_table(arguments: argparse.Namespace) -> int:
             {**given, "scales": stored_scales(given["scales"]), **own},
             masks=None if arguments.masks is None else Place(str(arguments.masks)),
             engine=options.engine(arguments),
+            shard_size=arguments.shard_size,
             overwrite=arguments.overwrite,
             progress=progress,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from ripe.features import Features
 from ripe.integrations.colmap import write_database
 from ripe.match_many import PAIRS_PER_PART
-from ripe.scale.extraction import PHOTOS_PER_BLOCK
+from ripe.scale.extraction import PHOTOS_PER_SHARD
 from ripe.scale.feature_tables import Extracted, FeatureTable, encode, feature_shards
 from ripe.scale.match_tables import MatchTable
 from ripe.storage import FeatureFile, FeatureReader, MatchFile, check_distinct
@@ -33,7 +33,7 @@ def features_to_table(source: Path, address: str, *, overwrite: bool = False, pr
     with FeatureReader(source) as reader:
         names = iter(reader.names())
         count = 0
-        while block := list(islice(names, PHOTOS_PER_BLOCK)):
+        while block := list(islice(names, PHOTOS_PER_SHARD)):
             rows = [Extracted(name, "", reader.read(name), reader.uncertainty(name)) for name in block]
             shards.write(encode(rows, reader.settings))
             count += len(block)
@@ -50,8 +50,8 @@ def features_to_hdf5(table: FeatureTable, path: Path, *, progress: Progress) -> 
     """
     names = table.names()
     with FeatureFile(path, table.settings, overwrite=True) as store:
-        for start in range(0, len(names), PHOTOS_PER_BLOCK):
-            block = names[start : start + PHOTOS_PER_BLOCK]
+        for start in range(0, len(names), PHOTOS_PER_SHARD):
+            block = names[start : start + PHOTOS_PER_SHARD]
             store.add(dict(table.items(block)), {name: table.rows[name].uncertainty or 1.0 for name in block})
             progress(len(block))
     return len(names)
@@ -79,7 +79,7 @@ def matches_to_hdf5(matches: MatchTable, features: FeatureTable, path: Path, *, 
         rows = matches.matches()
         while block := {pair: (found, noted) for pair, found, noted in islice(rows, PAIRS_PER_PART)}:
             store.add(
-                {pair: (found, *(counts[name] for name in pair)) for pair, (found, _) in block.items()},
+                {pair: (found, counts[pair[0]], counts[pair[1]]) for pair, (found, _) in block.items()},
                 {name: features.identity(name) for pair in block for name in pair},
                 {pair: noted for pair, (_, noted) in block.items()},
             )

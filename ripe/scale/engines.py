@@ -131,6 +131,8 @@ def _started_ray() -> Any:
         raise ValueError(f"Ray is needed: pip install 'ripe-keypoints[scale]' ({error})") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what it has to say otherwise is about itself
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ripe.extract_many import Extract
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ripe.scale.places import Place, Version
     from ripe.scale.shards import Shards
 
-PHOTOS_PER_BLOCK = 64
+PHOTOS_PER_SHARD = 64
 BYTES_PER_BLOCK = 2**28  # of files, of which a fetched block keeps the content
 
 MakeExtract = Callable[[], Extract]
@@ -67,6 +68,7 @@ def extract_table(
     *,
     masks: Place | None = None,
     engine: Engine = in_process,
+    shard_size: int = PHOTOS_PER_SHARD,
     overwrite: bool = False,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, str]:
@@ -83,6 +85,7 @@ def extract_table(
         settings: what the features depend on.
         masks: where the photos' masks are, named as for `ripe.folders.mask_in`.
         engine: what runs the blocks.
+        shard_size: most photos of a block, which becomes a shard.
         overwrite: start anew; the table's shards are removed.
         progress: called with the number of photos that are newly done, or found to be done.
 
@@ -104,7 +107,7 @@ def extract_table(
     pending = {photo.name for photo in found if not _is_done(photo, rows.get(photo.name))}
     _forget(shards, [rows[name] for name in pending & rows.keys()])
     progress(len(versions) - len(pending))
-    blocks = [[photo for photo in block if photo.name in pending] for block in _blocks(found)]
+    blocks = [[photo for photo in block if photo.name in pending] for block in _blocks(found, shard_size)]
     reports = engine(list(filter(None, blocks)), Fetch(photos, masks), WorkerOf(make_extract, shards, dict(settings)))
     for report in reports:
         failures |= report.failures
@@ -112,7 +115,8 @@ def extract_table(
     return failures
 
 
-class Fetch(NamedTuple):
+@dataclass(frozen=True)
+class Fetch:
     """Gives the content of a block's files."""
 
     photos: Place
@@ -127,7 +131,8 @@ class Fetch(NamedTuple):
         ]
 
 
-class WorkerOf(NamedTuple):
+@dataclass(frozen=True)
+class WorkerOf:
     """Makes what extracts blocks and stores each as a shard."""
 
     make_extract: MakeExtract
@@ -204,15 +209,15 @@ def _is_done(photo: Photo, row: Row | None) -> bool:
     return row is not None and row.error is None and row.version == photo.version
 
 
-def _blocks(photos: list[Photo]) -> Iterator[list[Photo]]:
-    """All photos in runs, which are the same whichever of them are done already.
+def _blocks(photos: list[Photo], most: int) -> Iterator[list[Photo]]:
+    """All photos in runs of so many at most, which are the same whichever of them are done already.
 
     A worker of a run that was killed, which puts its shard in place late, so writes one that the next run has, too.
     """
     block: list[Photo] = []
     size = 0
     for photo in photos:
-        if block and (len(block) == PHOTOS_PER_BLOCK or size + photo.size > BYTES_PER_BLOCK):
+        if block and (len(block) == most or size + photo.size > BYTES_PER_BLOCK):
             yield block
             block, size = [], 0
         block.append(photo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ripe.features import Features
@@ -132,7 +133,8 @@ def pair_blocks(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield block
 
 
-class Fetch(NamedTuple):
+@dataclass(frozen=True)
+class Fetch:
     """Gives the features of a block's photos, each read once."""
 
     shards: Shards
@@ -141,7 +143,8 @@ class Fetch(NamedTuple):
         return block, feature_tables.read_rows(self.shards, block.rows)
 
 
-class WorkerOf(NamedTuple):
+@dataclass(frozen=True)
+class WorkerOf:
     """Makes what matches blocks and stores each as a shard."""
 
     make_match_pair: MakeMatchPair
