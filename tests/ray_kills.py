@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    ray.init(num_cpus=2, object_store_memory=2 * 10**8, include_dashboard=False, log_to_driver=False)
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init("local", num_cpus=2, object_store_memory=2 * 10**8, include_dashboard=False, log_to_driver=False)
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "photos"

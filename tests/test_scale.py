@@ -263,7 +263,7 @@ def test_geometries_are_those_that_the_matches_agree_with(matched: Path) -> None
         if len(found):
             points = found.points(features.read(name0), features.read(name1))
             errors = sampson_distance(torch.from_numpy(noted["fundamental"]), *(each.double() for each in points))
-            assert errors.max() <= 1.001
+            assert errors.max() < 1.1  # the inliers are those of the model before its last refinement
             count += 1
     assert count > 5
 
