@@ -27,6 +27,7 @@ from ripe.scale.feature_tables import FeatureTable, feature_shards
 KINDS = {"worker": "ray::MapBatches", "actor": "ray::MapWorker", "driver": ""}
 LONGEST_WAIT = 2.0  # seconds between two kills
 SHARD = 2
+FINISHED = 1  # exit status, as one photo cannot be read
 
 
 def make_photos(folder: Path, count: int, seed: int) -> None:
@@ -39,13 +40,12 @@ def make_photos(folder: Path, count: int, seed: int) -> None:
     (folder / "bad.jpg").write_text("no image")
 
 
-def start_command(folder: Path, output: Path) -> subprocess.Popen[str]:
-    """The command on the cluster that RAY_ADDRESS names."""
+def start_command(folder: Path, output: Path) -> subprocess.Popen[bytes]:
+    """The command on the cluster that RAY_ADDRESS names; what it says goes to a file beside the table."""
     words = ["extract", str(folder), "-o", str(output), "--engine", "ray", "--workers", "2"]
     words += ["--shard-size", str(SHARD), "--max-keypoints", "50", "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "ripe.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    with output.with_suffix(".log").open("w") as log:
+        return subprocess.Popen([sys.executable, "-m", "ripe.cli", *words], stdout=log, stderr=log)
 
 
 def run_killed(folder: Path, output: Path, kills: int, seed: int) -> Counter[str]:
@@ -53,31 +53,29 @@ def run_killed(folder: Path, output: Path, kills: int, seed: int) -> Counter[str
     chance = random.Random(seed)
     done: Counter[str] = Counter()
     command = start_command(folder, output)
-    while command.poll() is None or done.total() < kills:
-        if command.poll() is not None:  # it was killed, or was done before all kills were: then some work is lost
-            for shard in chance.sample(sorted(output.glob("*.parquet")), k=len(list(output.glob("*.parquet"))) // 2):
-                if command.returncode == 1:
-                    shard.unlink()
+    while True:
+        ended = command.poll()
+        if ended == FINISHED and done.total() >= kills:
+            return done
+        if ended == FINISHED:  # before it could be killed as often as it should: there must be more to do
+            shards = sorted(output.glob("*.parquet"))
+            for shard in chance.sample(shards, len(shards) // 2):
+                shard.unlink()
+        if ended is not None:
+            assert ended in (FINISHED, -signal.SIGKILL), output.with_suffix(".log").read_text()
             command = start_command(folder, output)
-        if done.total() < kills and _is_at_work(output, command):
+        elif done.total() < kills and _victim("actor", command, chance) is not None:  # it is at work
             time.sleep(chance.uniform(0, LONGEST_WAIT))
             kind = chance.choice(sorted(KINDS))
-            if victim := _victim(kind, command, chance):
+            if (victim := _victim(kind, command, chance)) is not None:
                 os.kill(victim, signal.SIGKILL)
                 done[kind] += 1
                 if kind == "driver":
                     command.wait()
         time.sleep(0.05)
-    text = command.communicate()[0]
-    assert command.returncode == 1, text  # as one photo cannot be read
-    return done
 
 
-def _is_at_work(output: Path, command: subprocess.Popen[str]) -> bool:
-    return command.poll() is None and _victim("actor", command, random.Random(0)) is not None
-
-
-def _victim(kind: str, command: subprocess.Popen[str], chance: random.Random) -> int | None:
+def _victim(kind: str, command: subprocess.Popen[bytes], chance: random.Random) -> int | None:
     """A process of that kind; None if there is none at the moment."""
     if kind == "driver":
         return command.pid if command.poll() is None else None

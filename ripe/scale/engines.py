@@ -142,4 +142,5 @@ def _started_ray() -> Any:
 def _own(error: BaseException) -> BaseException:
     """The error that our code has raised in another process, of one that Ray has raised here."""
     cause = getattr(error, "cause", None) or error.__cause__
-    return error if cause is None else _own(cause)
+    is_rays = type(error).__module__.split(".")[0] == "ray"
+    return _own(cause) if is_rays and cause is not None else error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -50,10 +49,14 @@ class Place:
 
     address: str
 
+    def __post_init__(self) -> None:
+        if "://" not in self.address:  # other processes may be in other folders
+            object.__setattr__(self, "address", str(Path(self.address).absolute()))
+
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
-            files, root = url_to_fs(os.fspath(self.address))
+            files, root = url_to_fs(self.address)
         except (ValueError, ImportError) as error:
             raise ValueError(f"{self.address}: cannot be opened by fsspec ({error})") from error
         return files, root.rstrip("/")
