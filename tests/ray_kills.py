@@ -30,6 +30,22 @@ SHARD = 2
 FINISHED = 1  # exit status, as one photo cannot be read
 
 
+def start_cluster() -> None:
+    """A cluster of two cores, which RAY_ADDRESS names to other processes; it bears a machine that does other things."""
+    import ray
+
+    os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    for tries_left in reversed(range(5)):
+        try:
+            ray.init("local", num_cpus=2, object_store_memory=2 * 10**8, include_dashboard=False, log_to_driver=False)
+            break
+        except Exception as error:  # Ray gives itself 30 seconds to start
+            if "timed out during startup" not in str(error) or tries_left == 0:
+                raise
+            ray.shutdown()
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+
 def make_photos(folder: Path, count: int, seed: int) -> None:
     """Small photos of noise that is coarse enough for keypoints, and one file that is none."""
     random_numbers = np.random.default_rng(seed)
@@ -102,17 +118,13 @@ def check_whole(output: Path, expected: FeatureTable) -> None:
 
 
 def main() -> None:
-    import ray
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init("local", num_cpus=2, object_store_memory=2 * 10**8, include_dashboard=False, log_to_driver=False)
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    start_cluster()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "photos"
         make_photos(folder, options.photos, options.seed)

@@ -16,7 +16,7 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("ray")
 
 import ray
-from ray_kills import check_whole, make_photos, run_killed
+from ray_kills import check_whole, make_photos, run_killed, start_cluster
 
 from ripe.scale.engines import on_ray
 from ripe.scale.feature_tables import FeatureTable
@@ -27,15 +27,13 @@ SEED = 20
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A cluster of two cores; RAY_ADDRESS names it to other processes."""
-    # Ray's workers are to get their share of a machine that does other things, too.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", num_cpus=2, object_store_memory=2 * 10**8, include_dashboard=False, log_to_driver=False)
-        patch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-        yield
-        ray.shutdown()
+    """A cluster, while the environment names it."""
+    before = dict(os.environ)
+    start_cluster()
+    yield
+    ray.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
