@@ -9,13 +9,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from ripe.networks.dense import DenseNetwork
 from ripe.networks.windows import Window
-from ripe.photos import decoded_bytes, decoding_bytes, open_image
+from ripe.photos import PhotoFile, decoded_bytes, decoding_bytes, open_image
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 LIBRARIES = 320_000_000
@@ -59,7 +58,7 @@ class Ceiling:
     held: int
     part_bytes: Callable[[int], int]
 
-    def check_file(self, path: str | Path, *, masked: bool) -> None:
+    def check_file(self, path: PhotoFile, *, masked: bool) -> None:
         """Raise a `ValueError` if a photo cannot be read or worked on below the ceiling, which says what would do."""
         with open_image(path) as image:
             pixels, decoding, kept = image.size[0] * image.size[1], decoding_bytes(image), decoded_bytes(image)

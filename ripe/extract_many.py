@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ripe.photos import MAX_MEGAPIXELS
+from ripe.photos import MAX_MEGAPIXELS, PhotoFile
 from ripe.resizing import ONE_SCALE
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Extraction:
         return max(self.features.image_size) / self.seen_side
 
 
-Masks = Sequence[Path | None]
-Extract = Callable[[Sequence[Path], Masks, "Failed"], Iterable[tuple[int, Extraction]]]
+Masks = Sequence[PhotoFile | None]
+Extract = Callable[[Sequence[PhotoFile], Masks, "Failed"], Iterable[tuple[int, Extraction]]]
 """Extracts photos one after the other, each with its mask (see `ripe.inference.as_mask`) or None: index and extraction
 of each, or its index and what is wrong to the third argument. No keypoint lies where a mask is zero."""
 
@@ -66,7 +66,7 @@ def model_extract(
     if max_memory is not None:
         only_torch["max_memory"] = max_memory
 
-    def extract(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterable[tuple[int, Extraction]]:
+    def extract(paths: Sequence[PhotoFile], masks: Masks, failed: Failed) -> Iterable[tuple[int, Extraction]]:
         stream = model.extract_stream(
             paths,
             **only_torch,

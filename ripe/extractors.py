@@ -1,7 +1,6 @@
 """What gives features: functions from an image, and how photos become such images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ripe.extract_many import Extract, Extraction, Masks
 from ripe.features import Features
-from ripe.images import MAX_MEGAPIXELS, rescale_keypoints, resize, unit_range
+from ripe.images import MAX_MEGAPIXELS, PhotoFile, rescale_keypoints, resize, unit_range
 from ripe.inference import READ_AHEAD, Failed, inside, prepare
 from ripe.model import RIPE
 from ripe.resizing import ONE_SCALE, Resizing
@@ -65,7 +64,7 @@ def one_by_one(
         ahead: how many photos are read before their turn; with 0, none is while the extractor works.
     """
 
-    def extract_each(paths: Sequence[Path], masks: Masks, failed: Failed) -> Iterator[tuple[int, Extraction]]:
+    def extract_each(paths: Sequence[PhotoFile], masks: Masks, failed: Failed) -> Iterator[tuple[int, Extraction]]:
         photos = prepare(
             zip(paths, masks, strict=True),
             long_side=None,

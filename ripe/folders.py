@@ -4,7 +4,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ripe.photos import EXTENSIONS
 
@@ -51,16 +51,20 @@ def photos_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
+def mask_names(name: str) -> tuple[str, str]:
+    """What the mask of a photo may be called: of `sub/a.jpg`, `sub/a.jpg.png` as in COLMAP, or else `sub/a.png`."""
+    return f"{name}.png", PurePosixPath(name).with_suffix(".png").as_posix()
+
+
 def mask_in(folder: Path, name: str) -> Path | None:
-    """The mask that `folder` holds of a photo: of `sub/a.jpg`, `sub/a.jpg.png` as in COLMAP, or else `sub/a.png`.
+    """The mask that `folder` holds of a photo (see `mask_names`), or None.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of masks")
-    candidates = (folder / f"{name}.png", (folder / name).with_suffix(".png"))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in map(folder.joinpath, mask_names(name)) if path.is_file()), None)
 
 
 def masks_below(folder: Path, names: Iterable[str]) -> dict[str, Path]:

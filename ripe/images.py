@@ -1,7 +1,6 @@
 """Images in: files, arrays and tensors become RGB tensors; sizes change and keypoints find their way back."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from ripe.photos import EXTENSIONS as EXTENSIONS
 from ripe.photos import MAX_MEGAPIXELS as MAX_MEGAPIXELS
 from ripe.photos import MIN_SIDE as MIN_SIDE
+from ripe.photos import PhotoFile as PhotoFile
 from ripe.photos import check_megapixels as check_megapixels
 from ripe.photos import check_numbers, check_size, decode, singles
 from ripe.photos import fit_long_side as fit_long_side
@@ -20,15 +20,16 @@ from ripe.photos import orientation as orientation
 from ripe.photos import read_image as read_image
 from ripe.photos import stored_size as stored_size
 
-ImageLike = Tensor | np.ndarray | Image.Image | str | Path
+ImageLike = Tensor | np.ndarray | Image.Image | PhotoFile
 
 
 def as_rgb(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Tensor:
     """A 3×H×W float32 RGB tensor of any accepted image; integers are scaled to 0..1, grey is repeated, alpha dropped.
 
     Args:
-        image: a path; a Pillow image (turned upright by its EXIF orientation, as files are); a NumPy array H×W, H×W×1,
-            H×W×3 or H×W×4 (RGB order); or a tensor H×W, 1×H×W, 3×H×W or 4×H×W. uint8, uint16 or floating point.
+        image: a path; a `PhotoBytes`; a Pillow image (turned upright by its EXIF orientation, as files are); a NumPy
+            array H×W, H×W×1, H×W×3 or H×W×4 (RGB order); or a tensor H×W, 1×H×W, 3×H×W or 4×H×W. uint8, uint16 or
+            floating point.
         max_megapixels: larger files are refused.
 
     Raises:
@@ -40,7 +41,7 @@ def as_rgb(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Tenso
 def as_planes(image: ImageLike, *, max_megapixels: float = MAX_MEGAPIXELS) -> Tensor:
     """What `as_rgb` gives, except that 8-bit images stay uint8, in a quarter of the memory; see `unit_range`."""
     name = "image"
-    if isinstance(image, str | Path):
+    if isinstance(image, PhotoFile):
         name, image = str(image), read_image(image, max_megapixels=max_megapixels)
     if isinstance(image, Image.Image):
         image = decode(image, name)

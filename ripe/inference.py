@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from ripe.ceiling import Ceiling
-from ripe.images import MAX_MEGAPIXELS, MIN_SIDE, ImageLike, as_planes, check_dense, fit_long_side, resize, unit_range
+from ripe.images import (
+    MAX_MEGAPIXELS,
+    MIN_SIDE,
+    ImageLike,
+    PhotoFile,
+    as_planes,
+    check_dense,
+    fit_long_side,
+    resize,
+    unit_range,
+)
 from ripe.photos import check_numbers
 
 READERS = 4
@@ -23,7 +32,7 @@ MAX_PIXELS_PER_BATCH_ON_CPU = 500_000  # larger batches are no faster there
 MAX_PIXELS_GATHERED = 8_000_000
 
 Size = tuple[int, int]
-MaskLike = Tensor | np.ndarray | Image.Image | str | Path
+MaskLike = Tensor | np.ndarray | Image.Image | PhotoFile
 Failed = Callable[[int, Exception], object]
 """Told the index of an image that cannot be used, and why."""
 
@@ -132,12 +141,12 @@ def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: flo
     elif isinstance(mask, np.ndarray):
         check_numbers(mask, "a mask")
         kept = torch.from_numpy(np.asarray(mask) != 0)
-    elif isinstance(mask, str | Path | Image.Image):
+    elif isinstance(mask, PhotoFile | Image.Image):
         kept = (as_planes(mask, max_megapixels=max_megapixels) != 0).any(dim=0)
     else:
         raise ValueError(f"a mask is a path, a Pillow image, a NumPy array or a tensor, not {type(mask).__name__}")
     if kept.shape != size:
-        names = [str(one) if isinstance(one, str | Path) else None for one in (mask, image)]
+        names = [str(one) if isinstance(one, PhotoFile) else None for one in (mask, image)]
         mask_name, image_name = names[0] or "a mask", names[1] or "an image"
         found, wanted = "×".join(map(str, reversed(kept.shape))), f"{size[1]}×{size[0]}"
         raise ValueError(
@@ -160,7 +169,7 @@ def _read_ahead(
     waiting: deque[Future[Loaded]] = deque()
     try:
         for image, mask in images:
-            is_file = isinstance(image, str | Path)
+            is_file = isinstance(image, PhotoFile)
             waiting.append(pool.submit(load, image, mask) if is_file else _done(load, image, mask))
             if len(waiting) > ahead:
                 yield waiting.popleft()
@@ -189,7 +198,7 @@ def _read(
     ceiling: Ceiling | None,
 ) -> Loaded:
     """The image as the network shall see it (below a ceiling, as it is), and its mask."""
-    if ceiling is not None and isinstance(image, str | Path):
+    if ceiling is not None and isinstance(image, PhotoFile):
         ceiling.check_file(image, masked=mask is not None)
     original = as_planes(image, max_megapixels=max_megapixels)
     if ceiling is not None:
@@ -200,7 +209,7 @@ def _read(
     if long_side is not None and (enlarge or max(own) > long_side):
         size = fit_long_side(own, long_side)
     if min(size) < MIN_SIDE:
-        name = image if isinstance(image, str | Path) else "image"
+        name = image if isinstance(image, PhotoFile) else "image"
         raise ValueError(
             f"{name}: resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`"
         )

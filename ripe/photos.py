@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,31 @@ WEBP_BYTES = 16
 _opening = threading.Lock()
 
 
-def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+@dataclass(frozen=True)
+class PhotoBytes:
+    """A photo's file that is in memory, such as from a store of objects.
+
+    Attributes:
+        name: for messages.
+        content: of the file.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+PhotoFile = str | Path | PhotoBytes
+"""A photo's file: where it is, or what it holds."""
+
+
+def read_image(path: PhotoFile, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """Read a photo as H×W×3 RGB; EXIF orientation is applied, alpha dropped.
 
     Args:
-        path: of the file.
+        path: of the file, or its content.
         max_megapixels: files of more million pixels are refused before they are decoded.
 
     Returns:
@@ -52,13 +74,12 @@ def read_image(path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> n
         ValueError: no image of a kind that is read, a damaged one, a side has fewer than 16 pixels, there are too many
             pixels, or grey values are out of range; the message names the file.
     """
-    path = Path(path)
     with open_image(path) as image:
         check_megapixels(image, path, max_megapixels)
         return decode(image, str(path))
 
 
-def open_image(path: str | Path, formats: Sequence[str] = FORMATS) -> Image.Image:
+def open_image(path: PhotoFile, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Open a file with Pillow, which reads no more than its header, for use in a `with` statement.
 
     Pillow's own limit, a setting of the whole process, is set aside for that moment; see `check_megapixels`.
@@ -66,18 +87,22 @@ def open_image(path: str | Path, formats: Sequence[str] = FORMATS) -> Image.Imag
     Raises:
         FileNotFoundError, ValueError: no such file, or no image of these formats; the message names the file.
     """
-    if not Path(path).is_file():
+    if isinstance(path, PhotoBytes):
+        source: str | Path | BytesIO = BytesIO(path.content)
+    elif Path(path).is_file():
+        source = path
+    else:
         raise FileNotFoundError(f"{path}: no such file")
     with _opening, _named(str(path)):
         pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             Image.init()
-            return Image.open(path, formats=[name for name in formats if name in Image.OPEN])
+            return Image.open(source, formats=[name for name in formats if name in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = pillows
 
 
-def check_megapixels(image: Image.Image, path: str | Path, limit: float) -> None:
+def check_megapixels(image: Image.Image, path: PhotoFile, limit: float) -> None:
     """Raise a `ValueError` that names the file if an image has more than `limit` million pixels."""
     width, height = image.size
     if width * height > limit * 1e6:
@@ -190,7 +215,7 @@ def check_numbers(array: np.ndarray, name: str) -> None:
 
 def singles(images: Any) -> list[Any]:
     """The single images of one or several that are no arrays; what is no image is one of its own, refused later."""
-    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | Path | Image.Image)
+    several = isinstance(images, Iterable) and not isinstance(images, bytes | PhotoFile | Image.Image)
     return list(images) if several else [images]
 
 

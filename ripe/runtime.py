@@ -25,6 +25,7 @@ from ripe.filters import MIN_SCORE, MatchFilter
 from ripe.photos import (
     MAX_MEGAPIXELS,
     MIN_SIDE,
+    PhotoFile,
     check_long_side,
     check_numbers,
     check_size,
@@ -42,8 +43,8 @@ CPU = ("CPUExecutionProvider",)
 ALL = 2**62
 BLOCK = 2**24  # similarities that are held at a time: 64 MiB
 
-ImageLike = np.ndarray | Image.Image | str | Path
-MaskLike = np.ndarray | Image.Image | str | Path
+ImageLike = np.ndarray | Image.Image | PhotoFile
+MaskLike = np.ndarray | Image.Image | PhotoFile
 
 
 @dataclass(eq=False, repr=False)
@@ -425,7 +426,7 @@ def _split_batch(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 def _as_array(image: ImageLike, max_megapixels: float) -> np.ndarray:
     """H×W×3 uint8, or float32 in 0..1, of any accepted image."""
     name = "image"
-    if isinstance(image, str | Path):
+    if isinstance(image, PhotoFile):
         name, image = str(image), read_image(image, max_megapixels=max_megapixels)
     if isinstance(image, Image.Image):
         image = decode(image, name)
@@ -460,7 +461,7 @@ def _as_mask(mask: MaskLike, image: ImageLike, size: tuple[int, ...], max_megapi
     else:
         values = _as_array(mask, max_megapixels).any(axis=2)
     if values.shape != size:
-        names = [str(one) if isinstance(one, str | Path) else None for one in (mask, image)]
+        names = [str(one) if isinstance(one, PhotoFile) else None for one in (mask, image)]
         found, wanted = ("×".join(map(str, reversed(shape))) for shape in (values.shape, size))
         raise ValueError(
             f"{names[0] or 'a mask'} is {found} pixels, and {names[1] or 'an image'} is {wanted}: a mask must have the "
@@ -477,7 +478,7 @@ def _resized(original: np.ndarray, long_side: int | None, enlarge: bool, image: 
     if size == own:
         return values
     if min(size) < MIN_SIDE:
-        name = image if isinstance(image, str | Path) else "image"
+        name = image if isinstance(image, PhotoFile) else "image"
         raise ValueError(
             f"{name}: resized to {size[1]}×{size[0]} pixels; both sides need {MIN_SIDE} or more: raise `resize`"
         )

@@ -88,7 +88,7 @@ class GroupFile:
     def __init__(self, path: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.parts = _parts_of(self.path)
-        self.settings = {key: ABSENT if value is None else value for key, value in settings.items()}
+        self.settings = as_stored(settings)
         self.done: dict[str, dict[str, Any]] = {}
         self._forgotten: set[str] = set()
         self._lock = lock(self.path)
@@ -177,18 +177,7 @@ class GroupFile:
             raise ValueError(f"{self.path}: exists and was not begun by `{self.command}`; choose another file")
 
     def _check_settings(self, file: h5py.File) -> None:
-        there = _attributes(file)
-        stored = {key: there.get(key, ABSENT) for key in self.settings}
-        differing = [
-            f"{OPTIONS.get(key, key)} {stored[key]} there, {now} now"
-            for key, now in self.settings.items()
-            if stored[key] != now
-        ]
-        if differing:
-            raise ValueError(
-                f"{self.path}: was begun with other settings ({'; '.join(differing)}); repeat those, choose another "
-                "file, or start anew (--overwrite)"
-            )
+        check_settings(self.path, _attributes(file), self.settings)
 
     def _add(self, writers: Mapping[str, Callable[[h5py.Group], None]]) -> None:
         """Store some groups, all of them or none; each writer fills one."""
@@ -377,6 +366,10 @@ class FeatureReader:
         )
         return checks.features(found, f"{self.path}: {name}")
 
+    def uncertainty(self, name: str) -> float:
+        """The keypoints' standard deviation in pixels of the image; 1 if the file does not say."""
+        return float(self._group(name)["keypoints"].attrs.get("uncertainty", 1.0))
+
     def identity(self, name: str) -> str:
         """A hash of an image's keypoints, which tells its features from others; `KeyError` without such an image."""
         return hashlib.sha256(read_numbers(self._group(name), "keypoints").tobytes()).hexdigest()[:16]
@@ -391,6 +384,25 @@ class FeatureReader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as files hold them, in which None is "none"."""
+    return {key: ABSENT if value is None else value for key, value in settings.items()}
+
+
+def check_settings(path: str | Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` that names `path` if what it was begun with is not what is asked for `now`."""
+    differing = [
+        f"{OPTIONS.get(key, key)} {stored.get(key, ABSENT)} there, {value} now"
+        for key, value in now.items()
+        if stored.get(key, ABSENT) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{path}: was begun with other settings ({'; '.join(differing)}); repeat those, choose another "
+            "file, or start anew (--overwrite)"
+        )
 
 
 def read_features(path: str | Path, names: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:

@@ -12,6 +12,7 @@ import ripe
 
 OPTIONAL = (
     "gradio",
+    "fsspec",
     "huggingface_hub",
     "hydra",
     "kornia",
@@ -20,7 +21,10 @@ OPTIONAL = (
     "omegaconf",
     "onnxruntime",
     "onnxscript",
+    "pyarrow",
     "pycolmap",
+    "ray",
+    "s3fs",
     "skimage",
     "torchvision",
     "wandb",
@@ -32,6 +36,7 @@ ORDER = """
     networks ceiling inference regions parts model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils
+    scale
     data objective
     reconstruction evaluation training
     demo cli train
@@ -62,6 +67,13 @@ NEEDING_MORE = {
     "ripe.integrations.huggingface": "huggingface_hub",
     "ripe.integrations.imcui": "imcui",
     "ripe.integrations.vismatch": "vismatch",
+    "ripe.scale.conversion": "pyarrow",
+    "ripe.scale.extraction": "pyarrow",
+    "ripe.scale.feature_tables": "pyarrow",
+    "ripe.scale.match_tables": "pyarrow",
+    "ripe.scale.matching": "pyarrow",
+    "ripe.scale.places": "fsspec",
+    "ripe.scale.shards": "pyarrow",
 }
 
 

@@ -17,7 +17,8 @@ COMMANDS = {
     "match": ("ripe.cli.match", "match two photos and fit their geometry"),
     "align": ("ripe.cli.align", "warp one photo into the frame of another"),
     "stitch": ("ripe.cli.stitch", "join overlapping photos into a panorama"),
-    "extract": ("ripe.cli.extract", "extract the features of many photos to an HDF5 file"),
+    "extract": ("ripe.cli.extract", "extract the features of many photos to an HDF5 file or a table"),
+    "convert": ("ripe.cli.convert", "convert tables of features or matches to HDF5 files and back, and for COLMAP"),
     "reconstruct": ("ripe.cli.reconstruct", "reconstruct a scene from a folder of photos with COLMAP"),
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
     "train": ("ripe.cli.train", "train a network on a folder of photos"),
@@ -62,6 +63,8 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
         return f"error: {error}", 1
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ripe"):
         advice = "pip install ripe-keypoints brings all; ripe extract --backend onnx does without PyTorch"
+        if error.name in ("fsspec", "pyarrow"):
+            advice = "pip install 'ripe-keypoints[scale]'"
         return f"error: this needs {error.name}, which is not installed ({advice})", 1
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # Python's, and PyTorch's
         return f"error: out of memory: {error}", 1

@@ -37,11 +37,13 @@ EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg detail.jpg --scales 1,0.5,0.25 --rotations none
   ripe match --pairs pairs.txt --features features.h5 -o matches.h5
   ripe match --pairs pairs.txt --features features.h5 -o inliers.h5 --geometry fundamental
+  ripe match --pairs pairs.txt --features s3://bucket/features -o s3://bucket/matches --engine ray
 
-The last two match many pairs (two names a line) with the features that `ripe extract` has stored, and write hloc's
+The last three match many pairs (two names a line) with the features that `ripe extract` has stored, and write hloc's
 matches.h5; with --geometry it holds only the matches that agree with one. Interrupted (even killed) and started again,
 they go on where they were; pairs whose features have changed are matched anew. In the list, names that hold blanks
-stand in double quotes; lines that begin with # are passed over.
+stand in double quotes; lines that begin with # are passed over. The last one goes from a table (see ripe extract
+--help) to a table, which has every pair's verdict and fundamental matrix, or what --geometry says.
 
 Every fitted pair gets a verdict: matched, doubtful, or no better than chance. Of two photos the last one is exit status
 3, and the picture's lines are grey; of a list, such a pair gets no matches. Before that is said, two photos are tried
@@ -55,17 +57,24 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("image0", metavar="A", type=Path, nargs="?", help="first photo")
     parser.add_argument("image1", metavar="B", type=Path, nargs="?", help="second photo")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="PNG|H5", help="picture of the matches; match file with --pairs"
+        "-o",
+        "--output",
+        type=options.address,
+        metavar="PNG|H5|URL",
+        help="picture of the matches; match file with --pairs; table with --pairs, at an address or with --engine ray",
     )
     parser.add_argument("--json", type=Path, metavar="JSON", help="keypoints, matches, inliers, model and settings")
     options.add_picture_options(parser)
     many = parser.add_argument_group("many pairs (in place of A and B)")
     many.add_argument("--pairs", type=Path, metavar="TXT", help="two image names a line")
-    many.add_argument("--features", type=Path, metavar="H5", help="feature file that holds these images")
+    many.add_argument(
+        "--features", type=options.address, metavar="H5|URL", help="feature file, or table, that holds these images"
+    )
     many.add_argument(
         "--photos", type=Path, metavar="FOLDER", help="folder that the names are relative to, to turn photos"
     )
     options.add_overwrite_option(many, "match")
+    options.add_engine_options(many)
     options.add_model_options(parser)
     options.add_backend_option(parser)
     options.add_extraction_options(parser, automatic_scales=True)
@@ -74,7 +83,9 @@ def add_parser(commands: Any) -> None:
     options.add_rotations_option(matching)
     group = parser.add_argument_group("geometry")
     group.add_argument(
-        "--geometry", choices=INLIER_THRESHOLDS, help="what is fitted (fundamental to two photos, none to a list)"
+        "--geometry",
+        choices=INLIER_THRESHOLDS,
+        help="what is fitted (fundamental; none to a list whose matches go to an HDF5 file)",
     )
     group.add_argument(
         "--inlier-threshold",
@@ -95,7 +106,10 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
     many = any(given is not None for given in (arguments.pairs, arguments.features, arguments.photos))
-    arguments.geometry = arguments.geometry or ("none" if many else "fundamental")
+    table = options.is_table(arguments)
+    arguments.geometry = arguments.geometry or ("none" if many and not table else "fundamental")
+    if table and not many:
+        arguments.refuse("--engine ray, and an address for -o, go with --pairs and --features")
     if arguments.intrinsics is not None and (arguments.geometry != "essential" or len(arguments.intrinsics) > 2):
         arguments.refuse("--intrinsics goes with --geometry essential: one camera for both photos, or one for each")
     if arguments.view == "warp" and arguments.geometry != "homography":
@@ -122,8 +136,9 @@ def _match_many(arguments: argparse.Namespace) -> int:
         arguments.refuse("--pairs matches features at the scales that ripe extract --scales has given them")
     if arguments.geometry == "essential" and len(arguments.intrinsics or ()) != 1:
         arguments.refuse("--geometry essential needs --intrinsics, one camera for all photos of a list")
+    if options.is_table(arguments):
+        return _match_table(arguments)
     from ripe import files
-    from ripe.geometry.verdict import WORDS
     from ripe.match_many import match_many
     from ripe.matching import matching_settings
     from ripe.pair_lists import read_pair_list
@@ -143,6 +158,10 @@ def _match_many(arguments: argparse.Namespace) -> int:
         ) as store,
         progress_bar("match", len(pairs), unit="pair") as progress,
     ):
+        verify = None
+        if arguments.geometry != "none":
+            turned = _turned_features(arguments, features)
+            verify = _verifying(arguments, _seen_side(features.settings), turned, how, device)
         problems: list[str] = []
         missing = match_many(
             features,
@@ -151,18 +170,79 @@ def _match_many(arguments: argparse.Namespace) -> int:
             how=how,
             device=device,
             progress=progress,
-            match_pair=None if arguments.geometry == "none" else _verifying(arguments, features, how, device),
+            match_pair=verify,
             failed=lambda pair, error: problems.append(f"{pair[0]} and {pair[1]}: {error}"),
         )
         done = sum(store.holds(*pair) for pair in pairs)
         verdicts = Counter(store.notes(*pair).get("verdict") for pair in pairs)
-    print(f"{done} of {len(pairs)} pairs in {arguments.output}")
+    return _report_list(arguments, done, len(pairs), verdicts, problems, missing)
+
+
+def _match_table(arguments: argparse.Namespace) -> int:
+    """Match a list of pairs of a table's photos to a table; 1 if an image had none, or such as cannot be matched."""
+    if arguments.photos is not None:
+        arguments.refuse("--photos, which are turned, goes with -o H5 alone")
+    from ripe.matching import check_usable, matching_settings
+    from ripe.pair_lists import read_pair_list
+    from ripe.scale.feature_tables import FeatureTable
+    from ripe.scale.matching import match_table
+
+    pairs = read_pair_list(arguments.pairs)
+    how = options.match_filter(arguments)
+    by = matching_settings(how)
+    features = FeatureTable(str(arguments.features))
+    check_usable(how, features.settings.get("weights", "none of ours"))
+    picklable = argparse.Namespace(**{key: value for key, value in vars(arguments).items() if not callable(value)})
+    with progress_bar("match", len(pairs), unit="pair") as progress:
+        verdicts, missing, failures = match_table(
+            features,
+            pairs,
+            partial(_make_match_pair, picklable, _seen_side(features.settings), how),
+            str(arguments.output),
+            {**by, "matcher": by["matcher"] + _verification(arguments), **features.settings},
+            engine=options.engine(arguments),
+            overwrite=arguments.overwrite,
+            progress=progress,
+        )
+    problems = [f"{pair[0]} and {pair[1]}: {error}" for pair, error in failures.items()]
+    done = sum(verdicts.values())
+    return _report_list(arguments, done, len(pairs), verdicts, problems, missing)
+
+
+def _make_match_pair(arguments: argparse.Namespace, seen_side: int | None, how: MatchFilter) -> MatchPair:
+    """What matches pairs in a process of the engine's, on that process's own device."""
+    from ripe.matching import filtered_match
+
+    device = options.device(arguments)
+    verify = None if arguments.geometry == "none" else _verifying(arguments, seen_side, None, how, device)
+
+    def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
+        both = features0.to(device), features1.to(device)
+        return (filtered_match(*both, how), {}) if verify is None else verify(pair, *both)
+
+    return match_pair
+
+
+def _report_list(
+    arguments: argparse.Namespace,
+    done: int,
+    total: int,
+    verdicts: Counter[Any],
+    problems: list[str],
+    missing: Mapping[str, int],
+) -> int:
+    """Say what came of a list of pairs; 1 if there were problems."""
+    from ripe.geometry.verdict import WORDS
+
+    print(f"{done} of {total} pairs in {arguments.output}")
     if arguments.geometry != "none":
         print(", ".join(f"{verdicts[name]} {words}" for name, words in WORDS.items()))
     for name, count in missing.items():
         problems.append(f"{count} pairs of {name}: {arguments.features} has no features of it")
-    for problem in problems:
+    for problem in problems[: options.NAMED]:
         print(f"ripe: not matched: {problem}", file=sys.stderr)
+    if len(problems) > options.NAMED:
+        print(f"ripe: and {len(problems) - options.NAMED} more", file=sys.stderr)
     return 1 if problems else 0
 
 
@@ -183,13 +263,14 @@ def _seen_side(settings: Mapping[str, Any]) -> int | None:
 
 
 def _verifying(
-    arguments: argparse.Namespace, features: FeatureReader, how: MatchFilter, device: torch.device
+    arguments: argparse.Namespace,
+    seen_side: int | None,
+    turned: TurnedFeatures | None,
+    how: MatchFilter,
+    device: torch.device,
 ) -> MatchPair:
     """What keeps the matches of a pair of a list that agree with one geometry; none of them if that is chance."""
     from ripe.attempts import attempt_match, best_of, try_turns
-
-    seen_side = _seen_side(features.settings)
-    turned = _turned_features(arguments, features)
 
     def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
         sizes = features0.image_size, features1.image_size
@@ -212,7 +293,9 @@ def _verifying(
         assert best.verdict is not None
         kept = best.geometry.inliers.to(device) & (not best.by_chance)
         inliers = replace(best.matches, indices=best.matches.indices[kept], scores=best.matches.scores[kept])
-        notes = {"verdict": best.verdict.name, "log10_nfa": best.verdict.log10_nfa}
+        notes: dict[str, Any] = {"verdict": best.verdict.name, "log10_nfa": best.verdict.log10_nfa}
+        if best.geometry.model is not None and not best.by_chance:
+            notes[best.geometry.kind] = best.geometry.model.numpy()
         return inliers, {**notes, "quarter_turns": best.quarter_turns}
 
     return match_pair

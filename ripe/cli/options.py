@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from ripe import runtime
     from ripe.model import RIPE
+    from ripe.scale.engines import Engine
 
+NAMED = 20
+"""Of so many photos or pairs of a long list it is said why they were left out; of more, how many more there are."""
 PRECISIONS = ("float32", "bfloat16", "float16")
 UNRELATED = 3
 """Exit status of what is asked to join photos that have no more in common than chance gives."""
@@ -166,6 +169,38 @@ def memory(text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_engine_options(group: argparse._ActionsContainer) -> None:
+    """--engine and --workers."""
+    group.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on all cores, or on the cluster that RAY_ADDRESS names; the output is a table (%(default)s)",
+    )
+    group.add_argument(
+        "--workers", type=positive, metavar="N", help="processes of ray that hold a model (one for each GPU or core)"
+    )
+
+
+def engine(arguments: argparse.Namespace) -> Engine:
+    """What runs the blocks of a table."""
+    from ripe.scale.engines import in_process, on_ray
+
+    if arguments.engine == "local":
+        return in_process
+    return on_ray(arguments.workers, gpu=not (arguments.device or "cuda").startswith("cpu"))
+
+
+def address(text: str) -> Path | str:
+    """An argument that is a path, or a URL such as s3://bucket/photos, which stays as it is."""
+    return text if "://" in text else Path(text)
+
+
+def is_table(arguments: argparse.Namespace) -> bool:
+    """Whether a table is written: to an address, or by Ray."""
+    return arguments.engine == "ray" or isinstance(arguments.output, str)
 
 
 def above_zero(text: str) -> float:
