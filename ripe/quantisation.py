@@ -80,6 +80,7 @@ def quantise(source: str | Path, path: str | Path, photos: Sequence[str | Path])
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=True,  # without VNNI, sums of two products of eight bits overflow their sixteen
+            op_types_to_quantize=["Conv", "Relu"],
             nodes_to_quantize=_trunk(model),
         )
         made = onnx.load(temporary)
