@@ -11,6 +11,7 @@ import pytest
 import ripe
 
 OPTIONAL = (
+    "faiss",
     "gradio",
     "huggingface_hub",
     "hydra",
@@ -32,6 +33,7 @@ ORDER = """
     networks inference model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils
+    pairing
     data objective
     reconstruction evaluation training
     demo cli train

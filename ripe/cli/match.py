@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -176,20 +176,15 @@ def _verification(arguments: argparse.Namespace) -> str:
     return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments, None):g} px{where}{camera}{turns}"
 
 
-def _seen_side(settings: Mapping[str, Any]) -> int | None:
-    """To which longer side the photos of a feature file were shrunk; None if they were not, or if it is not known."""
-    side = settings.get("max_side", "none")
-    return None if side == "none" else int(side)
-
-
 def _verifying(
     arguments: argparse.Namespace, features: FeatureReader, how: MatchFilter, device: torch.device
 ) -> MatchPair:
     """What keeps the matches of a pair of a list that agree with one geometry; none of them if that is chance."""
     from ripe.attempts import attempt_match, best_of, try_turns
+    from ripe.storage import stored_side
 
-    seen_side = _seen_side(features.settings)
-    turned = _turned_features(arguments, features)
+    seen_side = stored_side(features.settings)
+    turned = turned_features(arguments, features)
 
     def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
         sizes = features0.image_size, features1.image_size
@@ -218,7 +213,7 @@ def _verifying(
     return match_pair
 
 
-def _turned_features(arguments: argparse.Namespace, features: FeatureReader) -> TurnedFeatures | None:
+def turned_features(arguments: argparse.Namespace, features: FeatureReader) -> TurnedFeatures | None:
     """What describes a list's photos in quarter turns, by the model that made their features; None if it is not to."""
     if arguments.photos is None or arguments.rotations == "none":
         return None
