@@ -63,5 +63,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) -e ".[colmap,demo,eval,export,hub,onnx,train]" --group dev --group docs
+	$(INSTALL) -e ".[colmap,demo,eval,export,hub,onnx,scale,train]" --group dev --group docs
 	touch $@
