@@ -1,9 +1,10 @@
 """Lists of image pairs in text files, as hloc, COLMAP and Glue Factory write them and as one writes them by hand."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from ripe.files import replacing
 from ripe.storage import Pair
 
 QUOTED = r'"(?:[^"]|"")*"'
@@ -24,6 +25,20 @@ def read_pair_list(path: str | Path) -> list[Pair]:
     if not pairs:
         raise ValueError(f"{path}: holds no pair")
     return list(pairs.values())
+
+
+def write_pair_list(path: str | Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs to a text file as `read_pair_list` and hloc read them: two names a line, a blank between them.
+
+    Names that hold blanks or quotes, or begin with #, stand in double quotes, which hloc takes for a part of the name.
+
+    Raises:
+        ValueError: a name holds a line break.
+        OSError: the file cannot be written.
+    """
+    lines = [f"{_quoted(name0)} {_quoted(name1)}\n" for name0, name1 in pairs]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def pair_lines(path: str | Path) -> Iterator[tuple[str, Pair]]:
@@ -48,6 +63,13 @@ def pair_lines(path: str | Path) -> Iterator[tuple[str, Pair]]:
         words = [] if line.startswith("#") else _words(line)
         if words:
             yield f"{path}, line {number}", _pair(words, f"{path}, line {number}")
+
+
+def _quoted(name: str) -> str:
+    if "\n" in name:
+        raise ValueError(f"{name!r}: a list of pairs cannot hold a name with a line break; rename the photo")
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"' if re.search(r'[ \t\r"]|^#', name) else name
 
 
 def _words(line: str) -> list[str]:

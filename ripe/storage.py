@@ -433,6 +433,28 @@ def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair
                     break
 
 
+def stored_pairs(path: str | Path, names: Collection[str]) -> dict[Pair, dict[str, Any]]:
+    """The pairs of these names that a match file holds, each with what is noted beside its matches.
+
+    Files of hloc's do not note the names, which are found by their groups.
+    """
+    by_group = {_flat(name): name for name in names}
+    found = {}
+    with open_hdf5(Path(path)) as file:
+        for group, notes in _groups(file, MatchFile.marker).items():
+            sides = group.split("/")
+            pair = tuple(notes.get(f"name{side}", by_group.get(flat)) for side, flat in enumerate(sides))
+            if len(pair) == 2 and set(pair) <= set(by_group.values()):
+                found[pair] = notes
+    return found
+
+
+def stored_side(settings: Mapping[str, Any]) -> int | None:
+    """To which longer side the photos of a feature file were shrunk; None if they were not, or if it is not known."""
+    side = settings.get("max_side", ABSENT)
+    return None if side == ABSENT else int(side)
+
+
 def pair_group(name0: str, name1: str) -> str:
     """The group in which hloc keeps the matches of two images."""
     return f"{_flat(name0)}/{_flat(name1)}"

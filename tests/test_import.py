@@ -11,6 +11,7 @@ import pytest
 import ripe
 
 OPTIONAL = (
+    "faiss",
     "gradio",
     "fsspec",
     "huggingface_hub",
@@ -36,7 +37,7 @@ ORDER = """
     networks ceiling inference regions parts model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils
-    scale
+    pairing scale
     data objective
     reconstruction evaluation training
     demo cli train

@@ -21,8 +21,8 @@ from ripe.features import Features
 from ripe.images import read_image
 from ripe.integrations import colmap
 from ripe.integrations.colmap import KnownCamera
+from ripe.pairing.choose import exhaustive
 from ripe.reconstruction.mapping import map_photos
-from ripe.reconstruction.pairing import exhaustive, sequential, similar
 from ripe.reconstruction.verification import MIN_INLIER_RATIO, RANSAC, verify
 from ripe.reconstruction.viewer import write_viewer
 from ripe.storage import read_features
@@ -105,7 +105,7 @@ def test_a_second_run_keeps_the_features(
     """With other pairs, which need neither photos nor features anew; and other settings are refused."""
     command = ["reconstruct", str(room), "-o", str(tmp_path), "--baseline", "sift", *QUICK]
     command += ["--model", str(random_weights)]
-    main([*command, "--pairs", "similar", "--neighbours", "2"])
+    main([*command, "--pairs", "retrieval", "--neighbours", "2"])
     capsys.readouterr()
 
     def never(*arguments: object) -> None:
@@ -392,7 +392,7 @@ def test_photos_without_a_common_geometry_make_no_model(
         ("bad", "bad: 0 of 2 photos could be read (a.png: not an image"),
         ("clash", "hloc's match files, where / becomes -, cannot tell these pairs apart"),
         ("clash --pairs sequential --neighbours 1", "cannot tell these pairs apart"),
-        ("clash --pairs similar", "cannot tell these pairs apart"),
+        ("clash --pairs retrieval", "cannot tell these pairs apart"),
         ("clash --pairs clash.txt", "cannot tell these pairs apart"),
         ("one --pairs missing.txt", "missing.txt: no such file"),
         ("one --model huge", "unknown model 'huge'"),
@@ -546,19 +546,3 @@ def test_turned_tiffs_share_the_single_camera_of_their_stored_size(tmp_path: Pat
         assert len({images[name].camera_id for name in ("flat.tif", "turned.tif", "turned.jpg")}) == 1
         for name in ("turned.tif", "turned.jpg"):
             np.testing.assert_allclose(opened.read_keypoints(images[name].image_id)[0, :2], [5.5, 36.5])
-
-
-def test_pairs() -> None:
-    names = list("abcde")
-    assert len(exhaustive(names)) == 10
-    assert sequential(names, 2) == [
-        ("a", "b"), ("a", "c"), ("b", "c"), ("b", "d"), ("c", "d"), ("c", "e"), ("d", "e")
-    ]  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    base = torch.nn.functional.normalize(torch.randn(3, 40, 16, generator=generator), dim=2)
-    # a and d show one thing, b and e another, c a third.
-    descriptors = dict(zip(names, base[[0, 1, 2, 0, 1]], strict=True))
-    chosen = similar(descriptors, 1)
-    assert {("a", "d"), ("b", "e")} <= set(chosen)
-    assert len(chosen) == 3
-    assert len(similar(descriptors, 10)) == 10

@@ -19,6 +19,7 @@ COMMANDS = {
     "stitch": ("ripe.cli.stitch", "join overlapping photos into a panorama"),
     "extract": ("ripe.cli.extract", "extract the features of many photos to an HDF5 file or a table"),
     "convert": ("ripe.cli.convert", "convert tables of features or matches to HDF5 files and back, and for COLMAP"),
+    "pairs": ("ripe.cli.pairs", "choose which pairs of many photos to match"),
     "reconstruct": ("ripe.cli.reconstruct", "reconstruct a scene from a folder of photos with COLMAP"),
     "eval": ("ripe.cli.evaluate", "measure accuracy on annotated image pairs"),
     "train": ("ripe.cli.train", "train a network on a folder of photos"),

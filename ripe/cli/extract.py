@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -70,27 +70,35 @@ def run(arguments: argparse.Namespace) -> int:
     if options.is_table(arguments):
         return _extract_table(arguments)
     from ripe import files
+
+    files.check_writable(arguments.output)
+    named = name_images(arguments.inputs)
+    failures = extract_to(arguments.output, named, arguments, overwrite=arguments.overwrite)
+    print(f"{len(named) - len(failures)} of {len(named)} images in {arguments.output}")
+    for name, reason in failures.items():
+        print(f"ripe: not extracted: {name}: {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def extract_to(
+    output: Path, named: Mapping[str, Path], arguments: argparse.Namespace, *, overwrite: bool = False
+) -> dict[str, str]:
+    """Extract photos to a feature file as the options of model and keypoints say; why some cannot be, by name."""
     from ripe.extract_many import extract_many, model_extract
     from ripe.folders import masks_below
     from ripe.storage import FeatureFile
 
-    files.check_writable(arguments.output)
-    named = name_images(arguments.inputs)
     masks = {} if arguments.masks is None else masks_below(arguments.masks, named)
     given = options.extraction_settings(arguments)
     model, own = _model(arguments, given["threshold"])
     settings = {**given, "scales": stored_scales(given["scales"]), **own}
     with (
-        FeatureFile(arguments.output, settings, overwrite=arguments.overwrite) as store,
+        FeatureFile(output, settings, overwrite=overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,
     ):
         limits = {"max_megapixels": arguments.max_megapixels, "max_memory": arguments.max_memory}
         extract = model_extract(model, **given, **limits)
-        failures = extract_many(named, extract, store, masks=masks, progress=progress)
-    print(f"{len(named) - len(failures)} of {len(named)} images in {arguments.output}")
-    for name, reason in failures.items():
-        print(f"ripe: not extracted: {name}: {reason}", file=sys.stderr)
-    return 1 if failures else 0
+        return extract_many(named, extract, store, masks=masks, progress=progress)
 
 
 def _extract_table(arguments: argparse.Namespace) -> int:

@@ -142,7 +142,7 @@ def _match_many(arguments: argparse.Namespace) -> int:
     from ripe.match_many import match_many
     from ripe.matching import matching_settings
     from ripe.pair_lists import read_pair_list
-    from ripe.storage import FeatureReader, MatchFile
+    from ripe.storage import FeatureReader, MatchFile, stored_side
 
     files.check_writable(arguments.output)
     pairs = read_pair_list(arguments.pairs)
@@ -160,8 +160,8 @@ def _match_many(arguments: argparse.Namespace) -> int:
     ):
         verify = None
         if arguments.geometry != "none":
-            turned = _turned_features(arguments, features)
-            verify = _verifying(arguments, _seen_side(features.settings), turned, how, device)
+            turned = turned_features(arguments, features)
+            verify = _verifying(arguments, stored_side(features.settings), turned, how, device)
         problems: list[str] = []
         missing = match_many(
             features,
@@ -186,6 +186,7 @@ def _match_table(arguments: argparse.Namespace) -> int:
     from ripe.pair_lists import read_pair_list
     from ripe.scale.feature_tables import FeatureTable
     from ripe.scale.matching import match_table
+    from ripe.storage import stored_side
 
     pairs = read_pair_list(arguments.pairs)
     how = options.match_filter(arguments)
@@ -197,7 +198,7 @@ def _match_table(arguments: argparse.Namespace) -> int:
         verdicts, missing, failures = match_table(
             features,
             pairs,
-            partial(_make_match_pair, picklable, _seen_side(features.settings), how),
+            partial(_make_match_pair, picklable, stored_side(features.settings), how),
             str(arguments.output),
             {**by, "matcher": by["matcher"] + _verification(arguments), **features.settings},
             engine=options.engine(arguments),
@@ -256,12 +257,6 @@ def _verification(arguments: argparse.Namespace) -> str:
     return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments, None):g} px{where}{camera}{turns}"
 
 
-def _seen_side(settings: Mapping[str, Any]) -> int | None:
-    """To which longer side the photos of a feature file were shrunk; None if they were not, or if it is not known."""
-    side = settings.get("max_side", "none")
-    return None if side == "none" else int(side)
-
-
 def _verifying(
     arguments: argparse.Namespace,
     seen_side: int | None,
@@ -301,7 +296,7 @@ def _verifying(
     return match_pair
 
 
-def _turned_features(arguments: argparse.Namespace, features: FeatureReader) -> TurnedFeatures | None:
+def turned_features(arguments: argparse.Namespace, features: FeatureReader) -> TurnedFeatures | None:
     """What describes a list's photos in quarter turns, by the model that made their features; None if it is not to."""
     if arguments.photos is None or arguments.rotations == "none":
         return None

@@ -144,6 +144,24 @@ def add_rotations_option(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_pairing_options(group: argparse._ActionsContainer) -> None:
+    """--neighbours and --max-distance."""
+    group.add_argument(
+        "--neighbours",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="partners that a photo chooses by each method but exhaustive (%(default)s)",
+    )
+    group.add_argument(
+        "--max-distance",
+        type=above_zero,
+        default=100.0,
+        metavar="M",
+        help="of spatial pairs, in metres (%(default)g)",
+    )
+
+
 def add_megapixels_option(group: argparse._ActionsContainer) -> None:
     """--max-megapixels."""
     group.add_argument(

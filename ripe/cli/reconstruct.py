@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.progress import progress_bar
+from ripe.pairing.choice import METHODS, PairChoice
 from ripe.resizing import stored_scales
 from ripe.tables import markdown_table
 
 if TYPE_CHECKING:
     from ripe.integrations.colmap import KnownCamera
-    from ripe.reconstruction.pipeline import ChoosePairs, Source, Summary
-    from ripe.storage import FeatureReader, Pair
+    from ripe.reconstruction.pipeline import MappingSettings, Source, Summary
+    from ripe.storage import Pair
 
 EXAMPLES = """  ripe reconstruct photos/ -o model
   ripe reconstruct photos/ -o model --baseline sift
   ripe reconstruct video_frames/ -o model --pairs sequential --single-camera
   ripe reconstruct photos/ -o model --mapper global --intrinsics 1150
+  ripe reconstruct photos/ -o model --pairs retrieval
+  ripe reconstruct photos/ -o model --features features.h5 --matches matches.h5
 
 Needs COLMAP: pip install 'ripe-keypoints[colmap]'. For each extractor, OUT/NAME/ gets sparse/*.bin (a model that COLMAP
 opens), points.ply, model.html (cameras and points for the browser), database.db, and features.h5 and matches.h5 in
@@ -32,7 +35,6 @@ hloc's layout; OUT/summary.json has the figures.
 Interrupted (even killed) and started again, it keeps the features and matches that are done; what was begun
 with other settings is refused, --overwrite starts anew.
 """
-PAIRS = ("exhaustive", "sequential", "similar")
 
 
 def add_parser(commands: Any) -> None:
@@ -41,6 +43,8 @@ def add_parser(commands: Any) -> None:
     parser = options.add_command(commands, "reconstruct", summary, EXAMPLES)
     parser.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photos")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder; made if need be")
+    parser.add_argument("--features", type=Path, metavar="H5", help="feature file of these photos, with --matches")
+    parser.add_argument("--matches", type=Path, metavar="H5", help="match file of --features: neither is made anew")
     options.add_model_options(parser)
     parser.add_argument("--baseline", nargs="+", action="extend", default=[], choices=("sift", "orb"), help="the same"
                         " with OpenCV's features, to compare")  # fmt: skip
@@ -56,14 +60,12 @@ def add_parser(commands: Any) -> None:
     group = parser.add_argument_group("pairs, cameras and mapping")
     group.add_argument(
         "--pairs",
-        default="exhaustive",
-        metavar="|".join((*PAIRS, "TXT")),
-        help="every pair; each photo and those that follow it; each and those that resemble it most, as found by "
-        "comparing its best keypoints; or a file with two names a line (%(default)s)",
+        nargs="+",
+        default=["exhaustive"],
+        metavar="|".join((*METHODS, "TXT")),
+        help="how pairs are chosen, as by `ripe pairs --method`; or a file with two names a line (exhaustive)",
     )
-    group.add_argument(
-        "--neighbours", type=options.positive, default=10, metavar="N", help="of sequential and similar (%(default)s)"
-    )
+    options.add_pairing_options(group)
     group.add_argument(
         "--single-camera", action="store_true", help="all photos of one size share one camera and zoom setting"
     )
@@ -83,19 +85,30 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--single-threaded", action="store_true", help="map in one thread, so that equal input gives equal models"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out; 1 if a photo was left out or no model came about."""
-    from ripe.cli.extract import name_images
     from ripe.files import write_json
     from ripe.integrations.colmap import import_pycolmap
-    from ripe.reconstruction.pipeline import reconstruct
 
     import_pycolmap()
     if not arguments.photos.is_dir():
         raise FileNotFoundError(f"{arguments.photos}: no such folder")
+    if (arguments.features is None) != (arguments.matches is None):
+        arguments.refuse("--features and --matches belong together")
+    summaries = _reconstruct(arguments) if arguments.features is None else [_reconstruct_matched(arguments)]
+    write_json(arguments.output / "summary.json", list(map(asdict, summaries)), indent=1)
+    print(table(summaries))
+    return _report_problems(arguments.output, summaries)
+
+
+def _reconstruct(arguments: argparse.Namespace) -> list[Summary]:
+    """A reconstruction of the photos with each extractor."""
+    from ripe.cli.extract import name_images
+    from ripe.reconstruction.pipeline import reconstruct
+
     names = list(name_images([arguments.photos]))
     pairs, how = _pairs(arguments), options.match_filter(arguments)
     summaries = []
@@ -107,10 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
                 source,
                 arguments.output / source.name,
                 pairs,
-                mapper=arguments.mapper,
-                single_camera=arguments.single_camera,
-                known_camera=arguments.intrinsics,
-                single_threaded=arguments.single_threaded,
+                settings=_mapping_settings(arguments),
                 match_filter=how,
                 rotations=arguments.rotations,
                 overwrite=arguments.overwrite,
@@ -118,9 +128,35 @@ def run(arguments: argparse.Namespace) -> int:
                 report=progress,
             )
         summaries.append(summary)
-    write_json(arguments.output / "summary.json", list(map(asdict, summaries)), indent=1)
-    print(table(summaries))
-    return _report_problems(arguments.output, summaries)
+    return summaries
+
+
+def _reconstruct_matched(arguments: argparse.Namespace) -> Summary:
+    """A reconstruction from a feature file and a match file."""
+    from ripe.reconstruction.pipeline import reconstruct_matched
+
+    if arguments.baseline or arguments.masks is not None or arguments.overwrite:
+        arguments.refuse("--features are taken as they are: leave out --baseline, --masks and --overwrite")
+    pairs = None if arguments.pairs == ["exhaustive"] else _pairs(arguments)
+    if isinstance(pairs, PairChoice):
+        arguments.refuse("--matches holds its pairs; --pairs may name a list of some of them")
+    name = arguments.features.stem
+    with Progress(name) as progress:
+        return reconstruct_matched(
+            arguments.photos,
+            arguments.features,
+            arguments.matches,
+            arguments.output / name,
+            pairs,
+            settings=_mapping_settings(arguments),
+            report=progress,
+        )
+
+
+def _mapping_settings(arguments: argparse.Namespace) -> MappingSettings:
+    from ripe.reconstruction.pipeline import MappingSettings
+
+    return MappingSettings(arguments.mapper, arguments.single_camera, arguments.intrinsics, arguments.single_threaded)
 
 
 class Progress:
@@ -166,23 +202,16 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _pairs(arguments: argparse.Namespace) -> Sequence[Pair] | ChoosePairs:
+def _pairs(arguments: argparse.Namespace) -> Sequence[Pair] | PairChoice:
     """The pairs of the list that was named, or how they are chosen."""
     from ripe.pair_lists import read_pair_list
-    from ripe.reconstruction import pairing
 
-    if arguments.pairs not in PAIRS:
-        return read_pair_list(arguments.pairs)
-
-    def choose(features: FeatureReader, names: Sequence[str]) -> Sequence[Pair]:
-        if arguments.pairs == "exhaustive":
-            return pairing.exhaustive(names)
-        if arguments.pairs == "sequential":
-            return pairing.sequential(names, arguments.neighbours)
-        best = {name: features.read(name).descriptors[: pairing.LOOKED_AT].clone() for name in names}
-        return pairing.similar(best, arguments.neighbours)
-
-    return choose
+    methods = [method for method in METHODS if method in arguments.pairs]
+    if len(methods) == len(set(arguments.pairs)):
+        return PairChoice(methods, arguments.neighbours, arguments.max_distance)
+    if len(arguments.pairs) == 1:
+        return read_pair_list(arguments.pairs[0])
+    raise ValueError(f"--pairs {' '.join(arguments.pairs)}: give one file, or some of {', '.join(METHODS)}")
 
 
 def _camera(text: str) -> KnownCamera:

@@ -22,10 +22,22 @@ from ripe.folders import masks_below
 from ripe.integrations import colmap
 from ripe.match_many import MatchPair, match_many
 from ripe.matching import check_usable, matching_settings
+from ripe.pairing.choice import PairChoice
+from ripe.pairing.choose import choose_pairs
 from ripe.reconstruction.mapping import Mapper, check_mapper, map_photos
 from ripe.reconstruction.verification import verify
 from ripe.reconstruction.viewer import write_viewer
-from ripe.storage import FeatureFile, FeatureReader, MatchFile, Pair, check_distinct, check_distinct_names, read_matches
+from ripe.storage import (
+    FeatureFile,
+    FeatureReader,
+    MatchFile,
+    Pair,
+    check_distinct,
+    check_distinct_names,
+    read_matches,
+    stored_pairs,
+    stored_side,
+)
 from ripe.two_views import Rotations, inlier_threshold
 
 if TYPE_CHECKING:
@@ -33,8 +45,6 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, int, int], object]
 """Called with a stage, how much of it is done, and of how much."""
-ChoosePairs = Callable[[FeatureReader, Sequence[str]], Sequence[Pair]]
-"""Pairs of the named images, whose features can be looked at."""
 
 MODEL = "sparse"
 
@@ -92,17 +102,56 @@ class Summary:
     failures: dict[str, str]
 
 
+@dataclass(frozen=True)
+class MappingSettings:
+    """How verified matches become a model.
+
+    Attributes:
+        mapper: COLMAP's incremental or global one.
+        single_camera: all photos of one size share one camera.
+        known_camera: that took all photos, and is kept as it is; COLMAP finds cameras from EXIF and the photos if None.
+        single_threaded: let COLMAP's mapping run in one thread, so that equal input gives equal models.
+    """
+
+    mapper: Mapper = "incremental"
+    single_camera: bool = False
+    known_camera: colmap.KnownCamera | None = None
+    single_threaded: bool = False
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Photos whose matches are in a file.
+
+    Attributes:
+        extractor: name of the features' source.
+        photos: how many there are, unreadable ones included.
+        features: of those that could be read, by name.
+        path: match file.
+        pairs: that were matched.
+        tries: of pairs (as sets of names), in how many ways they were matched, of which the best is there; 1 if absent.
+        seen_side: longer side to which longer photos were shrunk for their features; None if they were not.
+        failures: why photos or pairs were left out, by name.
+    """
+
+    extractor: str
+    photos: int
+    features: Mapping[str, Features]
+    path: Path
+    pairs: Sequence[Pair]
+    tries: Mapping[frozenset[str], int]
+    seen_side: int | None
+    failures: dict[str, str]
+
+
 def reconstruct(
     folder: Path,
     names: Sequence[str],
     source: Source,
     output: Path,
-    pairs: Sequence[Pair] | ChoosePairs,
+    pairs: Sequence[Pair] | PairChoice,
     *,
-    mapper: Mapper = "incremental",
-    single_camera: bool = False,
-    known_camera: colmap.KnownCamera | None = None,
-    single_threaded: bool = False,
+    settings: MappingSettings = MappingSettings(),
     match_filter: MatchFilter = MUTUAL,
     rotations: Rotations = "auto",
     overwrite: bool = False,
@@ -119,11 +168,8 @@ def reconstruct(
         names: paths relative to it.
         source: of the features.
         output: folder; made if it is not there.
-        pairs: which are matched.
-        mapper: COLMAP's incremental or global one.
-        single_camera: all photos of one size share one camera.
-        known_camera: that took all photos, and is kept as it is; COLMAP finds cameras from EXIF and the photos if None.
-        single_threaded: let COLMAP's mapping run in one thread, so that equal input gives equal models.
+        pairs: which are matched, or how they are chosen.
+        settings: of cameras and mapping.
         match_filter: how descriptors are matched.
         rotations: whether pairs are also matched with one photo turned by quarter turns: "auto" where they are no
             better than chance as they are, "all" always, "none" never. A turn that is no better either changes nothing.
@@ -138,11 +184,9 @@ def reconstruct(
             or `output` holds features of other settings.
     """
     # Before hours of work.
-    check_mapper(mapper)
+    _check(settings, folder, names)
     check_usable(match_filter)
-    if known_camera is not None:
-        colmap.check_camera(known_camera, folder, names)
-    if callable(pairs):
+    if isinstance(pairs, PairChoice):
         check_distinct_names(names)
     else:
         check_distinct(pairs)
@@ -161,55 +205,125 @@ def reconstruct(
             f"{folder}: {len(readable)} of {len(names)} photos could be read{reason}; two or more are needed"
         )
     with FeatureReader(features_path) as features:
-        chosen = pairs(features, readable) if callable(pairs) else pairs
-        turning = source.describe_turned is not None and rotations != "none"
-        match_pair = _in_turns(source, folder, features, match_filter, rotations, device) if turning else None
-        settings = {**matching_settings(match_filter), **features.settings}
-        if turning:
-            settings["matcher"] += f", in quarter turns ({rotations})"
-        with MatchFile(matches_path, settings, overwrite=overwrite) as matched:
+        turned = None
+        if source.describe_turned is not None and rotations != "none":
+            turned = TurnedFeatures(source.describe_turned, folder, features.read)
+        if isinstance(pairs, PairChoice):
+            chosen: Sequence[Pair] = choose_pairs(
+                pairs,
+                readable,
+                read=features.read,
+                turned=turned,
+                folder=folder,
+                failed=lambda name, error: failures.setdefault(name, str(error)),
+                progress=_counted("describe", len(readable), report),
+            )
+        else:
+            chosen = pairs
+        match_pair = None
+        by = {**matching_settings(match_filter), **features.settings}
+        if turned is not None:
+            match_pair = _in_turns(turned, source.seen_side, match_filter, rotations, device)
+            by["matcher"] += f", in quarter turns ({rotations})"
+        with MatchFile(matches_path, by, overwrite=overwrite) as matched:
             failures |= _match(features, chosen, matched, match_filter, match_pair, device, report)
             tries = {frozenset(pair): int(matched.notes(*pair).get("tries", 1)) for pair in chosen}
-        # Another process with this output waits here, as it has for the features and the matches.
-        with locked(output / MODEL):
-            database = output / "database.db"
-            left_out = colmap.write_database(
-                database,
-                folder,
-                {name: features.read(name) for name in readable},
-                read_matches(matches_path, chosen),
-                single_camera=single_camera,
-                known_camera=known_camera,
-            )
-            failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
-            verified = verify(
-                database,
-                seen_side=source.seen_side,
-                tries=lambda *pair: tries.get(frozenset(pair), 1),
-                progress=partial(report, "verify"),
-            )
-            map_database = partial(
-                map_photos,
-                database,
-                folder,
-                mapper=mapper,
-                seen_side=source.seen_side,
-                fixed_cameras=known_camera is not None,
-                single_threaded=single_threaded,
-                progress=partial(report, "map"),
-            )
-            models = _put_in_place(map_database, output, source.name)
+        everything = {name: features.read(name) for name in readable}
+    known = Matched(source.name, len(names), everything, matches_path, chosen, tries, source.seen_side, failures)
+    return _map(folder, known, output, settings, report)
+
+
+def reconstruct_matched(
+    folder: Path,
+    features_path: Path,
+    matches_path: Path,
+    output: Path,
+    pairs: Sequence[Pair] | None = None,
+    *,
+    settings: MappingSettings = MappingSettings(),
+    report: Report = lambda stage, done, total: None,
+) -> Summary:
+    """Reconstruct photos whose features and matches are there, ours or hloc's; both files stay as they are.
+
+    Args:
+        folder: of the photos.
+        features_path: feature file.
+        matches_path: match file of these features.
+        output: folder; made if it is not there. It gets what `reconstruct` writes but for features and matches.
+        pairs: those that are looked at; None for all that the match file holds.
+        settings: of cameras and mapping.
+        report: told about progress.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or none of these; matches do not belong to the features; or
+            pycolmap or the known camera cannot be used.
+    """
+    with FeatureReader(features_path) as reader:
+        names = reader.names()
+        _check(settings, folder, names)
+        failures = {name: "there is no such photo" for name in names if not (folder / name).is_file()}
+        features = {name: reader.read(name) for name in names if name not in failures}
+        seen_side = stored_side(reader.settings)
+    stored = stored_pairs(matches_path, names)
+    wanted = list(stored) if pairs is None else list(pairs)
+    tries = {frozenset(pair): int(notes.get("tries", 1)) for pair, notes in stored.items()}
+    absent = [pair for pair in wanted if frozenset(pair) not in tries]
+    failures |= {" and ".join(pair): f"{matches_path} has no matches of them" for pair in absent}
+    output.mkdir(parents=True, exist_ok=True)
+    known = Matched(features_path.stem, len(names), features, matches_path, wanted, tries, seen_side, failures)
+    return _map(folder, known, output, settings, report)
+
+
+def _check(settings: MappingSettings, folder: Path, names: Sequence[str]) -> None:
+    """`ValueError` if the mapper is not there, or the known camera is none of these photos."""
+    check_mapper(settings.mapper)
+    if settings.known_camera is not None:
+        colmap.check_camera(settings.known_camera, folder, names)
+
+
+def _map(folder: Path, matched: Matched, output: Path, settings: MappingSettings, report: Report) -> Summary:
+    """The database and the best model of matched photos, written to `output`."""
+    failures = matched.failures
+    # Another process with this output waits here, as it has for the features and the matches.
+    with locked(output / MODEL):
+        database = output / "database.db"
+        left_out = colmap.write_database(
+            database,
+            folder,
+            matched.features,
+            read_matches(matched.path, matched.pairs),
+            single_camera=settings.single_camera,
+            known_camera=settings.known_camera,
+        )
+        failures |= dict.fromkeys(left_out, "COLMAP cannot read this file")
+        verified = verify(
+            database,
+            seen_side=matched.seen_side,
+            tries=lambda *pair: matched.tries.get(frozenset(pair), 1),
+            progress=partial(report, "verify"),
+        )
+        map_database = partial(
+            map_photos,
+            database,
+            folder,
+            mapper=settings.mapper,
+            seen_side=matched.seen_side,
+            fixed_cameras=settings.known_camera is not None,
+            single_threaded=settings.single_threaded,
+            progress=partial(report, "map"),
+        )
+        models = _put_in_place(map_database, output, matched.extractor)
     best = models[0] if models else None
     points = 0 if best is None else best.num_points3D()
     return Summary(
-        extractor=source.name,
-        photos=len(names),
+        extractor=matched.extractor,
+        photos=matched.photos,
         registered=0 if best is None else best.num_reg_images(),
         points=points,
         observations=0 if best is None else best.compute_num_observations(),
         mean_track_length=best.compute_mean_track_length() if best is not None and points else None,
         mean_reprojection_error=best.compute_mean_reprojection_error() if best is not None and points else None,
-        pairs=len(chosen),
+        pairs=len(matched.pairs),
         verified_pairs=verified,
         models=len(models),
         failures=failures,
@@ -239,19 +353,12 @@ def _match(
 
 
 def _in_turns(
-    source: Source,
-    folder: Path,
-    features: FeatureReader,
-    how: MatchFilter,
-    rotations: Rotations,
-    device: torch.device | str,
+    turned: TurnedFeatures, seen_side: int | None, how: MatchFilter, rotations: Rotations, device: torch.device | str
 ) -> MatchPair:
     """Matches pairs as `rotations` say; what is kept is the upright photos' matches unless a turn is verified."""
-    assert source.describe_turned is not None
-    turned = TurnedFeatures(source.describe_turned, folder, features.read)
 
     def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
-        limit = inlier_threshold("fundamental", (features0.image_size, features1.image_size), source.seen_side)
+        limit = inlier_threshold("fundamental", (features0.image_size, features1.image_size), seen_side)
         attempt = partial(attempt_match, geometry="fundamental", max_error=limit, how=how)
 
         def turned_first(turns: int) -> Features:

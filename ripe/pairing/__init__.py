@@ -1,0 +1,1 @@
+"""Which pairs of many photos are matched: all, those taken one after the other or near each other, or alike."""
