@@ -399,6 +399,12 @@ def test_masks_are_numbers(model: ripe.RIPE, dtype: str) -> None:
             extract(SQUARE, masks=[mask])
 
 
+def test_a_mask_of_one_number_has_the_wrong_size(model: ripe.RIPE) -> None:
+    for extract in (model.extract, runtime.load().extract):
+        with pytest.raises(ValueError, match="must have the size of its photo"):
+            extract(SQUARE, masks=[np.array(1.0)])
+
+
 @pytest.mark.parametrize("changes", [{"threshold": np.nan}, {"threshold": "1"}, {"nms_radius": -1}, {"border": 0.5}])
 def test_how_keypoints_are_found_is_checked(changes: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))} is"):
