@@ -107,10 +107,10 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
         raise ValueError(f"unknown matcher {name!r}; give {', '.join(MATCHERS)} or the path of a weights file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    if not is_matcher(path):
-        raise ValueError(f"{path}: not the weights of a matcher")
     if name in MATCHERS:
         check_sha256(path, SHA256[name])
+    if not is_matcher(path):
+        raise ValueError(f"{path}: not the weights of a matcher")
     state, metadata = read_weights(path)
     with describing(path):
         options, extractor = json.loads(metadata["options"]), metadata["extractor"]
