@@ -42,8 +42,9 @@ def run(target: str, seconds: int) -> int:
     """Run one target for that long; 1 if it has found a fault."""
     folder = FOUND / target
     sow(folder / "corpus")
-    kept = [str(path) for path in (HERE / "corpus" / target,) if path.is_dir()]
-    command = [sys.executable, str(HERE / f"{target}.py"), str(folder / "corpus"), *kept]
+    kept = HERE / "corpus" / target
+    corpora = [folder / "corpus", kept] if kept.is_dir() else [folder / "corpus"]
+    command = [sys.executable, HERE / f"{target}.py", *corpora]
     options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("w") as log:

@@ -140,7 +140,7 @@ def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: flo
         kept = mask != 0
     elif isinstance(mask, np.ndarray):
         check_numbers(mask, "a mask")
-        kept = torch.from_numpy(np.asarray(mask) != 0)
+        kept = torch.from_numpy(np.asarray(mask != 0))  # of one number, or a matrix, too
     elif isinstance(mask, PhotoFile | Image.Image):
         kept = (as_planes(mask, max_megapixels=max_megapixels) != 0).any(dim=0)
     else:

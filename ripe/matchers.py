@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ripe import checks
+from ripe.download import check_sha256
 from ripe.features import Features, Matches
 from ripe.filters import MIN_SCORE
 from ripe.networks.lightglue import LightGlue, Points, normalised
@@ -18,6 +19,8 @@ from ripe.stored_weights import build_for, describing, hash_of, read_metadata, r
 ARCHITECTURE = "lightglue"
 MATCHERS = {"compact": "compact_lightglue.safetensors"}
 """The matchers that come with the package, by the extractor that they are for."""
+SHA256 = {"compact": "286ef2e0626ff5e5d109c4649db81e54965f89417742ef2b75390319f5464918"}
+"""Of their files."""
 
 
 class Matcher:
@@ -104,6 +107,8 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
         raise ValueError(f"unknown matcher {name!r}; give {', '.join(MATCHERS)} or the path of a weights file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
+    if name in MATCHERS:
+        check_sha256(path, SHA256[name])
     if not is_matcher(path):
         raise ValueError(f"{path}: not the weights of a matcher")
     state, metadata = read_weights(path)

@@ -10,6 +10,7 @@ The names, arguments, units and coordinates are those of `ripe.load`, `RIPE.extr
 keypoints of an image, D numbers of a descriptor, K matches.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 COMPACT = Path(__file__).parent / "weights" / "compact.onnx"
+COMPACT_SHA256 = "d3007248c36ee809f38cbbdd7314d48b4b87551cfc1e3ac274fc37b361eff78b"
 CPU = ("CPUExecutionProvider",)
 ALL = 2**62
 BLOCK = 2**24  # similarities that are held at a time: 64 MiB
@@ -263,7 +265,10 @@ def load(path: str | Path = "compact", *, threads: int | None = None, providers:
         FileNotFoundError: no such file.
         ValueError: it is not a file of `ripe export`, or ONNX Runtime is not installed.
     """
-    session, metadata = _session(COMPACT if str(path) == "compact" else Path(path), threads, providers)
+    found = COMPACT if str(path) == "compact" else Path(path)
+    if found == COMPACT and COMPACT.is_file() and hashlib.sha256(COMPACT.read_bytes()).hexdigest() != COMPACT_SHA256:
+        raise ValueError(f"{COMPACT}: damaged or not of this version; install the package again")
+    session, metadata = _session(found, threads, providers)
     if not {"name", "threshold", "detection", "weights_sha256"} <= metadata.keys():
         raise ValueError(f"{path}: not an extractor that `ripe export` has written")
     return Extractor(session, metadata)

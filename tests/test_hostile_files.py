@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import ripe
-from ripe import runtime
+from ripe import matchers, runtime
 from ripe.data.photo_pairs import read_pairs
 from ripe.data.sets import megadepth
 from ripe.detection import DetectionSettings
@@ -399,10 +399,31 @@ def test_masks_are_numbers(model: ripe.RIPE, dtype: str) -> None:
             extract(SQUARE, masks=[mask])
 
 
+def test_a_mask_of_one_number_has_the_wrong_size(model: ripe.RIPE) -> None:
+    for extract in (model.extract, runtime.load().extract):
+        with pytest.raises(ValueError, match="must have the size of its photo"):
+            extract(SQUARE, masks=[np.array(1.0)])
+
+
 @pytest.mark.parametrize("changes", [{"threshold": np.nan}, {"threshold": "1"}, {"nms_radius": -1}, {"border": 0.5}])
 def test_how_keypoints_are_found_is_checked(changes: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))} is"):
         DetectionSettings(**{"threshold": 0.0, **changes})
+
+
+def test_what_comes_with_the_package_is_known_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another network of the same kind has taken its place."""
+    for module, name, shipped in (
+        (matchers, "shipped", matchers.shipped("compact")),
+        (runtime, "COMPACT", runtime.COMPACT),
+    ):
+        changed = tmp_path / shipped.name
+        changed.write_bytes(shipped.read_bytes() + b"\0")
+        monkeypatch.setattr(module, name, changed if name == "COMPACT" else lambda _, changed=changed: changed)
+    with pytest.raises(ValueError, match=r"compact_lightglue\.safetensors: its SHA-256"):
+        ripe.load_matcher()
+    with pytest.raises(ValueError, match=r"compact\.onnx: damaged or not of this version"):
+        runtime.load()
 
 
 def test_a_matcher_still_comes_back(random_matcher: Any, tmp_path: Path) -> None:
