@@ -67,10 +67,19 @@ def test_uploads_beyond_the_number_that_may_run_are_told_to_come_again(monkeypat
     monkeypatch.setattr(guard, "MAX_UPLOADS", 2)
 
     async def together() -> list[httpx.Response]:
-        return await asyncio.gather(*(post("/upload", drips(3, 0.1)) for _ in range(5)))
+        return await asyncio.gather(*(post("/upload", counted()) for _ in range(5)))
+
+    sent = 0
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal sent
+        async for piece in drips(3, 0.1):
+            sent += 1
+            yield piece
 
     answers = asyncio.run(together())
     assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503, 503]
+    assert sent == 15  # who is refused before all is sent sees a broken connection in place of the answer
     assert asyncio.run(post("/upload", b"x")).text == "1"
 
 

@@ -7,6 +7,7 @@ whole, fetches pages of other servers for whoever asks, and keeps what has arriv
 import asyncio
 import re
 import time
+from contextlib import suppress
 
 from starlette.formparsers import MultiPartException
 from starlette.responses import PlainTextResponse
@@ -39,11 +40,13 @@ class Guard:
             return
         uploads = scope["path"].endswith("/upload")
         limit = MAX_UPLOAD_BYTES if uploads else MAX_BYTES
+        body = _Body(receive, limit)
         refusal = self._refusal(scope, uploads, limit)
         if refusal is not None:
+            with suppress(MultiPartException):
+                await body.pass_over()
             await refusal(scope, receive, send)
             return
-        body = _Body(receive, limit)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start" and not body.whole:
@@ -77,6 +80,11 @@ class _Body:
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self._limit = receive, limit
         self._begun, self._bytes, self.whole = time.monotonic(), 0, False
+
+    async def pass_over(self) -> None:
+        """Let it arrive: who is still sending would not see the answer, but a broken connection."""
+        while not self.whole:
+            await self()
 
     async def __call__(self) -> Message:
         if self.whole:
