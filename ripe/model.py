@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ripe import checks
-from ripe.ceiling import Ceiling, parse_bytes, share_out
+from ripe.ceiling import Ceiling, give_back, parse_bytes, share_out
 from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
 from ripe.images import (
@@ -26,7 +26,7 @@ from ripe.images import resize as resize_image
 from ripe.inference import READ_AHEAD, Failed, MaskLike, Prepared, Size, batches, inside, prepare, stacked
 from ripe.networks.dense import DenseMaps, DenseNetwork, DescriptorHead
 from ripe.networks.folding import FoldedCopy
-from ripe.parts import cuts, detect_in, in_size, margin
+from ripe.parts import Cut, cuts, detect_in, in_size, margin
 from ripe.photos import check_long_side
 from ripe.regions import Stored
 from ripe.resizing import ONE_SCALE, check_scales
@@ -298,14 +298,15 @@ class RIPE(nn.Module):
         with self._reduced_precision():
             for size in _sizes(image.size, asked.scales):
                 for cut in cuts(in_size(photo, size, side), model.net, side, margin(asked.detection), self.device):
-                    maps = model.net.infer(cut.pixels, cut.part)
-                    found = detect_in(cut, maps, asked.detection, _limit(image, asked))
-                    best = model._join(best, maps, _placed(image, size, *found), size, asked)
+                    best = model._join(best, image, cut, size, asked)
+                    give_back()
         return best[best.scores.argsort(descending=True, stable=True)]
 
-    def _join(self, best: Features, maps: DenseMaps, found: _Found, size: Size, asked: _Asked) -> Features:
-        """The best keypoints so far, in no order, and those of one more part, of an image that was seen in `size`."""
-        positions, keypoints, scores = found
+    def _join(self, best: Features, image: Prepared, cut: Cut, size: Size, asked: _Asked) -> Features:
+        """The best keypoints so far, in no order, and those of one more part of an image that is seen in `size`."""
+        maps = self.net.infer(cut.pixels, cut.part)
+        found = detect_in(cut, maps, asked.detection, _limit(image, asked))
+        positions, keypoints, scores = _placed(image, size, *found)
         order = torch.cat([best.scores, scores]).argsort(descending=True, stable=True)[: asked.max_keypoints]
         new = order[order >= len(best)] - len(best)
         best = best[order[order < len(best)]]
