@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ripe.files import replacing
 from ripe.folders import is_photo, may_hold_photos, photos_below
 
+READERS = 16
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated")
 """Where file systems say by what a file differs from an earlier one of its name, the surest first."""
 
@@ -96,11 +98,17 @@ class Place:
         return files.open(f"{root}/{name}", "rb")
 
     def read(self, names: Collection[str]) -> dict[str, bytes | Exception]:
-        """The contents of some of its files, or why one cannot be read; many at a time where the protocol allows."""
+        """The contents of some of its files, or why one cannot be read; several are read at a time."""
         files, root = self._opened
-        paths = [f"{root}/{name}" for name in names]
-        found = files.cat(paths, on_error="return") if len(paths) > 0 else {}
-        return {name: found[path] for name, path in zip(names, paths, strict=True)}
+
+        def content(name: str) -> bytes | Exception:
+            try:
+                return files.cat_file(f"{root}/{name}")
+            except Exception as error:  # each protocol has its own
+                return error
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return dict(zip(names, pool.map(content, names), strict=True))
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file in place, whole or not at all; the folder is made if need be."""

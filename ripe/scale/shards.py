@@ -18,11 +18,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripe.scale.places import Place
+from ripe.scale.places import READERS, Place
 from ripe.storage import as_stored
 
 ROWS_PER_GROUP = 8  # that are read at once: some 9 MB of features
-READERS = 16
 SUFFIX = ".parquet"
 REPEATED = ["model", "weights", "settings", "matcher"]
 """Columns that hold the same in all rows, which are stored once."""
