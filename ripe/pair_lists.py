@@ -66,10 +66,10 @@ def pair_lines(path: str | Path) -> Iterator[tuple[str, Pair]]:
 
 
 def _quoted(name: str) -> str:
-    if "\n" in name:
+    if set(name) & set("\r\n"):
         raise ValueError(f"{name!r}: a list of pairs cannot hold a name with a line break; rename the photo")
     doubled = name.replace('"', '""')
-    return f'"{doubled}"' if re.search(r'[ \t\r"]|^#', name) else name
+    return f'"{doubled}"' if re.search(r'[ \t"]|^#', name) else name
 
 
 def _words(line: str) -> list[str]:

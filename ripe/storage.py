@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -433,19 +433,19 @@ def read_matches(path: str | Path, pairs: Iterable[Pair]) -> Iterator[tuple[Pair
                     break
 
 
-def stored_pairs(path: str | Path, names: Collection[str]) -> dict[Pair, dict[str, Any]]:
+def stored_pairs(path: str | Path, names: Set[str]) -> dict[Pair, dict[str, Any]]:
     """The pairs of these names that a match file holds, each with what is noted beside its matches.
 
     Files of hloc's do not note the names, which are found by their groups.
     """
     by_group = {_flat(name): name for name in names}
-    found = {}
+    found: dict[Pair, dict[str, Any]] = {}
     with open_hdf5(Path(path)) as file:
         for group, notes in _groups(file, MatchFile.marker).items():
-            sides = group.split("/")
-            pair = tuple(notes.get(f"name{side}", by_group.get(flat)) for side, flat in enumerate(sides))
-            if len(pair) == 2 and set(pair) <= set(by_group.values()):
-                found[pair] = notes
+            first, _, second = group.partition("/")
+            name0, name1 = notes.get("name0", by_group.get(first)), notes.get("name1", by_group.get(second))
+            if name0 in names and name1 in names:
+                found[name0, name1] = notes
     return found
 
 

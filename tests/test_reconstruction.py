@@ -120,6 +120,43 @@ def test_a_second_run_keeps_the_features(
     assert "was begun with other settings" in capsys.readouterr().err
 
 
+def test_what_is_matched_already_gives_the_same(room: Path, done: Path, tmp_path: Path) -> None:
+    """Also where the file does not note the names, as hloc's do not; a list of some of the pairs gives these."""
+    features, matches = done / "compact" / "features.h5", tmp_path / "matches.h5"
+    shutil.copy(done / "compact" / "matches.h5", matches)
+    with h5py.File(matches, "r+") as file:
+        for pair in [file[first][second] for first in file for second in file[first]]:
+            del pair.attrs["name0"], pair.attrs["name1"]
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("view0.png view1.png\nview2.png view1.png\nview1.png elsewhere.png\n")
+    before = features.read_bytes(), matches.read_bytes()
+    words = ["reconstruct", str(room), "-o", str(tmp_path), "--features", str(features), "--matches", str(matches)]
+    [direct, _] = json.loads((done / "summary.json").read_text())
+    assert main([*words, "--single-camera"]) == 0
+    [summary] = json.loads((tmp_path / "summary.json").read_text())
+    assert {**summary, "extractor": "compact"}.keys() == direct.keys()
+    for figure in ("photos", "registered", "pairs", "verified_pairs", "failures"):
+        assert summary[figure] == direct[figure]
+    assert summary["points"] == pytest.approx(direct["points"], rel=0.02)
+    assert main([*words, "--single-camera", "--pairs", str(pairs)]) == 1
+    [summary] = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["pairs"], summary["verified_pairs"]) == (3, 2)
+    assert list(summary["failures"]) == ["view1.png and elsewhere.png"]
+    assert (features.read_bytes(), matches.read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["--matches", "m.h5", "--overwrite"], ["--matches", "m.h5", "--pairs", "sequential"]]
+)
+def test_what_does_not_go_with_stored_matches_is_refused(
+    more: list[str], room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["reconstruct", str(room), "-o", str(tmp_path), "--features", "f.h5", *more])
+    assert stopped.value.code == 2
+    assert re.search("belong together|leave out --baseline|--matches holds its pairs", capsys.readouterr().err)
+
+
 def test_a_list_turned_round_gives_the_same_pairs(
     room: Path, tmp_path: Path, random_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -305,9 +305,7 @@ def turned_features(arguments: argparse.Namespace, features: FeatureReader) -> T
 
     model = options.load_model(arguments)
     if model_settings(model)["weights"] != features.settings.get("weights"):
-        raise ValueError(
-            f"{arguments.features} was not made by {arguments.model}; name the --model to turn photos with"
-        )
+        raise ValueError(f"{features.path} was not made by {arguments.model}; name the --model to turn photos with")
     describe = partial(model.describe_turned, max_megapixels=arguments.max_megapixels)
     return TurnedFeatures(describe, arguments.photos, features.read)
 

@@ -73,13 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
     choice = PairChoice(arguments.method, arguments.neighbours, arguments.max_distance)
     problems: dict[str, str] = {}
     with _features(arguments, problems) as (names, features):
-        by_features = features is not None and "retrieval" in arguments.method
-        turned = turned_features(arguments, features) if by_features else None
-        with progress_bar("describe", len(names) if by_features else 0, unit="photo", leave=False) as progress:
+        described = features if "retrieval" in arguments.method else None
+        turned = None if described is None else turned_features(arguments, described)
+        with progress_bar("describe", 0 if described is None else len(names), unit="photo", leave=False) as progress:
             pairs = choose_pairs(
                 choice,
                 names,
-                read=None if features is None else features.read,
+                read=None if described is None else described.read,
                 turned=turned,
                 folder=arguments.photos,
                 failed=lambda name, error: problems.setdefault(name, str(error)),

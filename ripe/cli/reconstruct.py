@@ -137,9 +137,13 @@ def _reconstruct_matched(arguments: argparse.Namespace) -> Summary:
 
     if arguments.baseline or arguments.masks is not None or arguments.overwrite:
         arguments.refuse("--features are taken as they are: leave out --baseline, --masks and --overwrite")
-    pairs = None if arguments.pairs == ["exhaustive"] else _pairs(arguments)
-    if isinstance(pairs, PairChoice):
-        arguments.refuse("--matches holds its pairs; --pairs may name a list of some of them")
+    pairs = None
+    if arguments.pairs != ["exhaustive"]:
+        listed = _pairs(arguments)
+        if isinstance(listed, PairChoice):
+            arguments.refuse("--matches holds its pairs; --pairs may name a list of some of them")
+        else:
+            pairs = listed
     name = arguments.features.stem
     with Progress(name) as progress:
         return reconstruct_matched(

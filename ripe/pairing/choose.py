@@ -150,7 +150,7 @@ def alike(
             seen = [found, *(retrieval.unit(found @ way) for way in ways)]
             views[:, index] = [vocabulary.describe(each) for each in seen]
         progress()
-    described = np.flatnonzero(views[0].any(axis=1))
+    described = np.flatnonzero(views[0].any(axis=1)).tolist()
     upright, *turned_views = views[:, described]
     partners = retrieval.most_similar(upright, neighbours, turned_views)
     return _named([names[index] for index in described], enumerate(partners))

@@ -264,7 +264,7 @@ def reconstruct_matched(
         failures = {name: "there is no such photo" for name in names if not (folder / name).is_file()}
         features = {name: reader.read(name) for name in names if name not in failures}
         seen_side = stored_side(reader.settings)
-    stored = stored_pairs(matches_path, names)
+    stored = stored_pairs(matches_path, set(names))
     wanted = list(stored) if pairs is None else list(pairs)
     tries = {frozenset(pair): int(notes.get("tries", 1)) for pair, notes in stored.items()}
     absent = [pair for pair in wanted if frozenset(pair) not in tries]
