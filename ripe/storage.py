@@ -444,7 +444,7 @@ def stored_pairs(path: str | Path, names: Set[str]) -> dict[Pair, dict[str, Any]
         for group, notes in _groups(file, MatchFile.marker).items():
             first, _, second = group.partition("/")
             name0, name1 = notes.get("name0", by_group.get(first)), notes.get("name1", by_group.get(second))
-            if name0 in names and name1 in names:
+            if isinstance(name0, str) and isinstance(name1, str) and {name0, name1} <= names:
                 found[name0, name1] = notes
     return found
 
