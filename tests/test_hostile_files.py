@@ -368,7 +368,7 @@ def test_arrays_of_any_layout_are_images(kind: str) -> None:
         np.full((20, 24), 1e300),
         *(None, 3, 2.5, b"bytes", object()),
     ],
-    ids=repr,
+    ids=lambda image: f"{type(image).__name__} {getattr(image, 'dtype', '')}",
 )
 def test_what_holds_no_image_is_a_value_error_everywhere(model: ripe.RIPE, image: object) -> None:
     for extract in (model.extract, runtime.load().extract):
