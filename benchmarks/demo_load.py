@@ -303,6 +303,10 @@ def main() -> int:
             held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
         left = [path.name for path in folder.iterdir()]
         faults = (Path(place) / "server.log").read_text().count("Traceback")
+    if arguments.requests:
+        later = np.array(samples)[arguments.requests // 5 :, 0]  # until then, what is kept fills up
+        rise = 1000 * np.polyfit(np.arange(len(later)), later, 1)[0]
+        print(f"memory rises by {rise:.1f} MB per 1000 requests, the first fifth left out")
     report(tally, np.array(samples), float(np.median(alone.seconds["good"][1:])))
     print(f"files at the end {held:.0f} MB; left when the server had ended: {left}; tracebacks in its log: {faults}")
     return 1 if tally.lost or left else 0
@@ -317,12 +321,9 @@ def report(tally: Tally, samples: np.ndarray, alone: float) -> None:
         print(f"{kind:9} p50 {p50:.1f}, p95 {p95:.1f} times a request of a visitor who is alone")
     for lost, count in Counter(tally.lost).most_common(10):
         print(f"LOST {count}: {lost}")
-    later = samples[len(samples) // 5 :]
-    slope = 1000 * np.polyfit(np.arange(len(later)), later[:, 0], 1)[0]
     first, last, most = samples[0], samples[-1], samples.max(axis=0)
     for name, values in zip(("memory MB", "files", "threads"), zip(first, last, most, strict=True), strict=True):
         print(f"{name:9} at first {values[0]:.0f}, at last {values[1]:.0f}, at most {values[2]:.0f}")
-    print(f"memory of the last four fifths rises by {slope:.1f} MB per 1000 samples")
 
 
 if __name__ == "__main__":
