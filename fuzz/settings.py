@@ -69,7 +69,7 @@ def from_words(provider: Provider) -> None:
                 raise AssertionError(f"exit status {end.code}") from end
             return
     with contextlib.suppress(ValueError, OSError):
-        if hasattr(arguments, "max_keypoints"):
+        if vars(arguments).keys() >= {"max_keypoints", "threshold", "resize", "scales"}:
             extraction_settings(arguments)
     with contextlib.suppress(ValueError, OSError):
         if hasattr(arguments, "min_score"):

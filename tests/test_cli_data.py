@@ -401,7 +401,7 @@ def test_check_counts_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["data", "check", "disk-imw2020", "--dir", str(tmp_path)]) == 1
     assert "1 of 2 calibrations, missing" in capsys.readouterr().out
     (imw / "dataset.json").write_text("{")
-    assert "not DISK's layout" in inventory.take("imw2020", tmp_path).problem
+    assert "not valid JSON" in inventory.take("imw2020", tmp_path).problem
 
 
 VILLAGE = """

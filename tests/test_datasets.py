@@ -82,7 +82,7 @@ def test_photos_of_imw2020_have_no_extension_in_the_list(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not DISK's layout"),
+        ("{", "not valid JSON"),
         ("[1]", "not DISK's layout"),
         ('{"a": {"images": []}}', "not DISK's layout"),
         ('{"a": {"image_path": "x", "images": ["1.jpg"], "tuples": [[0, 1]]}}', "tuple of scene a points beyond its 1"),

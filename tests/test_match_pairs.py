@@ -99,7 +99,7 @@ def test_pairs_with_unusable_features_are_named_and_the_rest_is_done(
     reported = [line for line in streams.err.splitlines() if line.startswith("ripe: not matched: ")]
     assert [line.split(": ")[2] for line in reported] == ["nan and a.jpg", "a.jpg and long", "bare and c.jpg"]
     assert [line.split(": ", 3)[3] for line in reported] == [
-        "features0 has keypoints that are NaN or infinite",
+        "features.h5: nan has keypoints that are NaN or infinite",
         "descriptors of 8 and 9 numbers cannot be matched; extract both images with the same model",
         "features.h5: bare has no image_size",
     ]
