@@ -46,8 +46,8 @@ def runtime_describer(
     def describe(image: Tensor) -> Features:
         pixels = image.permute(1, 2, 0).cpu().numpy()
         [found] = extractor.extract(pixels, max_keypoints=max_keypoints, threshold=threshold)
-        tensors = map(torch.from_numpy, (found.keypoints, found.scores, found.descriptors))
-        return Features(*tensors, found.image_size)
+        keypoints, scores, descriptors = map(torch.from_numpy, (found.keypoints, found.scores, found.descriptors))
+        return Features(keypoints, scores, descriptors, found.image_size)
 
     return describe
 
