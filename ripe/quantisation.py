@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ripe.files import check_writable, replacing
-from ripe.photos import check_size, decode, open_image
+from ripe.photos import check_size, read_image
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -51,13 +51,17 @@ def quantise(source: str | Path, path: str | Path, photos: Sequence[str | Path])
     check_writable(path)
     try:
         import onnx
+        from google.protobuf.message import DecodeError
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise ValueError(
             f"int8 needs onnx and onnxruntime: pip install 'ripe-keypoints[export,onnx]' ({error})"
         ) from error
 
-    model = onnx.load(source)
+    try:
+        model = onnx.load(source)
+    except DecodeError as error:
+        raise ValueError(f"{source}: damaged, or no ONNX file") from error
     about = {each.key: each.value for each in model.metadata_props}
     if about.get("name") != "compact" or "precision" in about:
         raise ValueError(f"{source}: not a float32 file of compact; only that network is known to bear eight bits")
@@ -112,15 +116,15 @@ def _images(paths: Iterable[str | Path]) -> Iterator[np.ndarray]:
     used = 0
     for path in paths:
         try:
-            with open_image(path) as photo:
-                pixels = Image.fromarray(decode(photo, str(path)))
-            pixels.thumbnail((LONG_SIDE, LONG_SIDE))
-            check_size(pixels.size[::-1], str(path))
+            values = read_image(path)
+            photo = Image.fromarray(values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8))
+            photo.thumbnail((LONG_SIDE, LONG_SIDE))
+            check_size(photo.size[::-1], str(path))
         except (OSError, ValueError) as error:
             logger.warning("%s", error)
             continue
         used += 1
-        yield np.asarray(pixels, dtype=np.float32).transpose(2, 0, 1)[None] / 255
+        yield np.asarray(photo, dtype=np.float32).transpose(2, 0, 1)[None] / 255
     if not used:
         raise ValueError("no photo to calibrate by can be read")
 

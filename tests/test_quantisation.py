@@ -69,6 +69,7 @@ def test_the_command_calibrates_by_a_folder(
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.open(photos[0]).resize((200, 150)).save(folder / "good.png")
+    Image.fromarray(np.full((40, 40), 60_000, dtype=np.uint16)).save(folder / "deep.png")
     (folder / "bad.jpg").write_text("no photo")
     output = tmp_path / "int8.onnx"
     assert main(["export", str(random_weights), "-o", str(output), "--int8", str(folder)]) == 0
@@ -88,6 +89,8 @@ def test_what_cannot_be_done_is_said(
     with pytest.raises(ValueError, match=r"compact_int8.onnx: not a float32 file of compact"):
         quantise(int8, output, [])
     (tmp_path / "bad.jpg").write_text("no photo")
+    with pytest.raises(ValueError, match=r"bad.jpg: damaged, or no ONNX file"):
+        quantise(tmp_path / "bad.jpg", output, [])
     with pytest.raises(ValueError, match="no photo to calibrate by can be read"):
         quantise(runtime.COMPACT, output, [tmp_path / "bad.jpg"])
     (tmp_path / "bad.jpg").unlink()
