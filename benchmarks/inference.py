@@ -114,6 +114,7 @@ def onnx_runtime_spinning(path: Path) -> Call:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"image": image.transpose(2, 0, 1)[None].astype(np.float32) / 255})

@@ -1,10 +1,12 @@
 """Exported files of `compact` in eight bits, for processors that are faster at it (VNNI, ARM's dot product).
 
-The convolutions below the finest map, nine tenths of the network's arithmetic, become int8 (`onnxruntime.quantization`,
-QDQ format): weights by channel, activations by ranges that photos show. What decides about the last tenths stays in
-float32: the first convolution and the finest map, the heads of the scores, detection, descriptors.
+The convolutions of strides 4 to 16, seven tenths of the network's arithmetic, become int8 (`onnxruntime.quantization`,
+QDQ format): weights by channel, activations by ranges that photos show. What places keypoints stays in float32: the two
+finest maps, the heads of the scores, detection; and the descriptors' layers. Eight bits at stride 2 are less accurate
+and, without VNNI, slower (docs/benchmarks.md).
 """
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,15 +18,16 @@ import numpy as np
 from PIL import Image
 
 from ripe.files import check_writable, replacing
-from ripe.photos import check_size, decode, open_image
+from ripe.photos import check_size, read_image
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 PHOTOS = 200
 LONG_SIDE = 640
-QUANTISED = tuple(f"model.net.stages.{stage}." for stage in (1, 2, 3, 4))
+QUANTISED = tuple(f"model.net.stages.{stage}." for stage in (2, 3, 4))
 """How the names of the weights begin that become int8."""
+OPERATIONS = ("Conv", "Relu", "AveragePool")
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,8 @@ logger = logging.getLogger(__name__)
 def quantise(source: str | Path, path: str | Path, photos: Sequence[str | Path]) -> None:
     """Write an exported file of `compact` anew with int8 convolutions; whole or not at all.
 
-    Inputs, outputs and metadata are those of the source, but for `precision`, which says int8.
+    Inputs, outputs and metadata are those of the source, but for `precision`: int8, and a hash that tells files apart
+    which were calibrated by different photos.
 
     Args:
         source: a float32 file of `ripe.export.export`.
@@ -47,13 +51,17 @@ def quantise(source: str | Path, path: str | Path, photos: Sequence[str | Path])
     check_writable(path)
     try:
         import onnx
+        from google.protobuf.message import DecodeError
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise ValueError(
             f"int8 needs onnx and onnxruntime: pip install 'ripe-keypoints[export,onnx]' ({error})"
         ) from error
 
-    model = onnx.load(source)
+    try:
+        model = onnx.load(source)
+    except DecodeError as error:
+        raise ValueError(f"{source}: damaged, or no ONNX file") from error
     about = {each.key: each.value for each in model.metadata_props}
     if about.get("name") != "compact" or "precision" in about:
         raise ValueError(f"{source}: not a float32 file of compact; only that network is known to bear eight bits")
@@ -80,21 +88,27 @@ def quantise(source: str | Path, path: str | Path, photos: Sequence[str | Path])
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=True,  # without VNNI, sums of two products of eight bits overflow their sixteen
-            op_types_to_quantize=["Conv", "Relu"],
+            op_types_to_quantize=list(OPERATIONS),
             nodes_to_quantize=_trunk(model),
         )
         made = onnx.load(temporary)
-        onnx.helper.set_model_props(made, {**about, "precision": "int8"})
+        digest = hashlib.sha256(made.graph.SerializeToString(deterministic=True)).hexdigest()
+        onnx.helper.set_model_props(made, {**about, "precision": f"int8 {digest[:8]}"})
         temporary.write_bytes(made.SerializeToString())
 
 
 def _trunk(model: "ModelProto") -> list[str]:
-    """Names of the nodes that become int8: convolutions, each with the ReLU that follows."""
-    nodes = model.graph.node
-    convolutions = [node for node in nodes if node.op_type == "Conv" and node.input[1].startswith(QUANTISED)]
-    outputs = {node.output[0] for node in convolutions}
-    activations = [node for node in nodes if node.op_type == "Relu" and node.input[0] in outputs]
-    return [node.name for node in (*convolutions, *activations)]
+    """Names of the nodes that become int8: convolutions, the ReLU after each, and the pooling after that, if any."""
+    names, outputs = [], set[str]()
+    for node in model.graph.node:  # each after those whose outputs it takes
+        if node.op_type == "Conv":
+            chosen = node.input[1].startswith(QUANTISED)
+        else:
+            chosen = node.op_type in OPERATIONS and node.input[0] in outputs
+        if chosen:
+            names.append(node.name)
+            outputs.add(node.output[0])
+    return names
 
 
 def _images(paths: Iterable[str | Path]) -> Iterator[np.ndarray]:
@@ -102,15 +116,15 @@ def _images(paths: Iterable[str | Path]) -> Iterator[np.ndarray]:
     used = 0
     for path in paths:
         try:
-            with open_image(path) as photo:
-                pixels = Image.fromarray(decode(photo, str(path)))
-            pixels.thumbnail((LONG_SIDE, LONG_SIDE))
-            check_size(pixels.size[::-1], str(path))
+            values = read_image(path)
+            photo = Image.fromarray(values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8))
+            photo.thumbnail((LONG_SIDE, LONG_SIDE))
+            check_size(photo.size[::-1], str(path))
         except (OSError, ValueError) as error:
             logger.warning("%s", error)
             continue
         used += 1
-        yield np.asarray(pixels, dtype=np.float32).transpose(2, 0, 1)[None] / 255
+        yield np.asarray(photo, dtype=np.float32).transpose(2, 0, 1)[None] / 255
     if not used:
         raise ValueError("no photo to calibrate by can be read")
 

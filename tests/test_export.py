@@ -51,6 +51,7 @@ def test_the_command_writes_a_file_that_says_what_it_is(
     assert main(["export", str(random_weights), "-o", str(path)]) == 0
     assert capsys.readouterr().out.startswith(f"compact in {path}, 3.")
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.onnx"]
+    assert b"export.py" not in path.read_bytes()  # nor where on this machine it lies
     model = ripe.load(random_weights, device="cpu")
     extractor = runtime.load(path, threads=1)
     assert extractor.metadata["weights_sha256"] == weights_hash(model)

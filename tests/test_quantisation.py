@@ -1,5 +1,6 @@
 """Files of compact in eight bits find nearly what the float32 file finds, and keep in float32 what must be."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -39,20 +40,23 @@ def test_it_finds_nearly_what_float32_finds(int8: Path, photos: list[Path]) -> N
 
 def test_it_says_what_it_is(int8: Path) -> None:
     extractor, whole = runtime.load(int8, threads=1), runtime.load(threads=1)
-    assert extractor.metadata == {**whole.metadata, "precision": "int8"}
-    assert extractor.settings() == {**whole.settings(), "precision": "int8"}
+    precision = extractor.metadata["precision"]
+    assert re.fullmatch(r"int8 [0-9a-f]{8}", precision)
+    assert extractor.metadata == {**whole.metadata, "precision": precision}
+    assert extractor.settings() == {**whole.settings(), "precision": precision}
     assert int8.stat().st_size < 0.6 * runtime.COMPACT.stat().st_size
 
 
-def test_heads_and_the_finest_map_stay_in_float32(int8: Path) -> None:
+def test_heads_and_the_finest_maps_stay_in_float32(int8: Path) -> None:
     types = {each.name: each.data_type for each in onnx.load(int8).graph.initializer}
     eight_bits = {name for name, kind in types.items() if kind == onnx.TensorProto.INT8 and "weight" in name}
-    assert {name.split(".")[3] for name in eight_bits if "zero_point" not in name} == {"1", "2", "3", "4"}
-    for name in ("stages.0.0", "full_score", "half_score", "cell_score"):
+    assert {name.split(".")[3] for name in eight_bits if "zero_point" not in name} == {"2", "3", "4"}
+    for name in ("stages.0.0", "stages.1.1", "stages.1.4", "full_score", "half_score", "cell_score"):
         assert types[f"model.net.{name}.weight"] == onnx.TensorProto.FLOAT
 
 
 def test_the_command_calibrates_by_a_folder(
+    int8: Path,
     photos: list[Path],
     random_weights: Path,
     tmp_path: Path,
@@ -65,13 +69,17 @@ def test_the_command_calibrates_by_a_folder(
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.open(photos[0]).resize((200, 150)).save(folder / "good.png")
+    Image.fromarray(np.full((40, 40), 60_000, dtype=np.uint16)).save(folder / "deep.png")
     (folder / "bad.jpg").write_text("no photo")
     output = tmp_path / "int8.onnx"
     assert main(["export", str(random_weights), "-o", str(output), "--int8", str(folder)]) == 0
     assert capsys.readouterr().out.startswith(f"compact in {output}, ")
     [warning] = caplog.messages
     assert warning.startswith(f"{folder / 'bad.jpg'}: not an image")
-    assert len(runtime.load(output, threads=1).extract(photos[0], resize=320)[0]) > 100
+    extractor = runtime.load(output, threads=1)
+    assert len(extractor.extract(photos[0], resize=320)[0]) > 100
+    # Features of files that were calibrated by different photos are not taken for the same.
+    assert extractor.metadata["precision"] != runtime.load(int8, threads=1).metadata["precision"]
 
 
 def test_what_cannot_be_done_is_said(
@@ -81,6 +89,8 @@ def test_what_cannot_be_done_is_said(
     with pytest.raises(ValueError, match=r"compact_int8.onnx: not a float32 file of compact"):
         quantise(int8, output, [])
     (tmp_path / "bad.jpg").write_text("no photo")
+    with pytest.raises(ValueError, match=r"bad.jpg: damaged, or no ONNX file"):
+        quantise(tmp_path / "bad.jpg", output, [])
     with pytest.raises(ValueError, match="no photo to calibrate by can be read"):
         quantise(runtime.COMPACT, output, [tmp_path / "bad.jpg"])
     (tmp_path / "bad.jpg").unlink()
