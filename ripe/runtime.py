@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 COMPACT = Path(__file__).parent / "weights" / "compact.onnx"
-COMPACT_SHA256 = "d3007248c36ee809f38cbbdd7314d48b4b87551cfc1e3ac274fc37b361eff78b"
+COMPACT_SHA256 = "964372225378c9c392d59e96175ac96f7f37547a616ccd9f2c88bb02f8d4b642"
 CPU = ("CPUExecutionProvider",)
 ALL = 2**62
 BLOCK = 2**24  # similarities that are held at a time: 64 MiB
