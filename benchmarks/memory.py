@@ -4,9 +4,9 @@
     python benchmarks/memory.py --model vgg_hyper --seconds 600
 
 Photos are JPEG files that repeat a bundled photo. Weights of `vgg_hyper` are random (the released ones may not be at
-hand), which changes nothing here. The peak is the largest resident set that the system has counted for the process; it
-is reached when the photo is decoded or in one of the first parts, so a process that `--seconds` ends before its last
-part has shown it, and is marked by a star. Linux only.
+hand), which changes nothing here. The peak is the largest resident set that the system has counted for the
+process. A star marks a process that `--seconds` ended before its last part, whose peak may have been still to come.
+Linux only.
 """
 
 import argparse

@@ -27,9 +27,9 @@ ENCODER_REACH = 64
 """How many pixels away the furthest pixel lies that the encoder's coarsest map depends on (61), in full strides."""
 REFINER_REACH = 2 * HIDDEN_BLOCKS
 """How many pixels of its own map a refiner looks at to each side."""
-BYTES_PER_PIXEL_SEEN = 180
-BYTES_PER_PIXEL_WANTED = 1100
-BYTES_OF_STRIPS = 60_000_000
+BYTES_PER_PIXEL_SEEN = 150
+BYTES_PER_PIXEL_WANTED = 700
+BYTES_OF_STRIPS = 40_000_000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
