@@ -126,7 +126,7 @@ class RIPE(nn.Module):
             max_megapixels: files of more million pixels are refused.
             max_memory: bytes that the process may take at most if it does nothing else, or such as "2G"; photos are
                 read one at a time, and seen in overlapping parts where they are too large. Keypoints are those of the
-                whole photo, scores and descriptors to some 1e-6. None sees photos as a whole.
+                whole photo, scores and descriptors to 1e-4. None sees photos as a whole.
 
         Returns:
             One `Features` per image, in order, on the model's device.
