@@ -8,6 +8,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,9 @@ PICKLES = {
 SETTINGS = {"model": "compact"}
 
 
-def a_model() -> ripe.RIPE:
-    return build("compact")
+@cache
+def a_model(name: str = "compact") -> ripe.RIPE:
+    return build(name)
 
 
 # What reads a file, or a folder, that a caller names. The folder holds the file under each name that is looked for.
@@ -88,7 +90,7 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
     "load_checkpoint": lambda file, folder: load_checkpoint(file),
     "the newest checkpoint": lambda file, folder: CheckpointFolder(folder, 3).newest(),
     "initial weights": lambda file, folder: load_initial(a_model(), file),
-    "an encoder": lambda file, folder: load_imagenet_encoder(build("vgg_hyper"), file),
+    "an encoder": lambda file, folder: load_imagenet_encoder(a_model("vgg_hyper"), file),
     "a preset": lambda file, folder: compose("own", config_dir=folder),
     "disk": lambda file, folder: baseline(f"disk={file}", 10),
     "aliked": lambda file, folder: baseline(f"aliked={file}", 10),
