@@ -44,6 +44,8 @@ def scratch(path: Path) -> Iterator[Path]:
     Raises:
         OSError: as the body, but what is said of the folder is said of `path`.
     """
+    if not path.parent.is_dir():  # which the lock would make
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     folder = path.with_name(f".{path.name}.tmp")
     held = FileLock(path.with_name(f".{path.name}.lock"))
     try:

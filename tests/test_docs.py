@@ -92,6 +92,8 @@ def test_every_command_is_a_command(line: str) -> None:
         assert callable(cli._parser(words[0]).parse_args(words).run)
     elif [program, *words][:2] == ["python", "ripe/train.py"]:
         assert callable(cli._parser("train").parse_args(["train", *words[1:]]).run)
+    elif program == ".venv/bin/python" and words[0] != "-m":
+        assert (ROOT / words[0]).is_file()
     elif program in ("build/match", "cmake", "npm") or words == ["-m", "http.server"]:
         assert all((ROOT / word).exists() for word in words if word.startswith(("examples/", "ripe/")))
     else:

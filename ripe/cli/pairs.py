@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
         help="none: look for no turned photos by retrieval (%(default)s)",
     )
     options.add_model_options(parser)
-    options.add_extraction_options(parser)
+    options.add_memory_option(options.add_extraction_options(parser))
     parser.set_defaults(run=run, refuse=parser.error, backend="torch")
 
 

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress(config)
     handler = _NoteHandler(progress)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger().addHandler(handler)
     try:
         result = run_training(config, progress)
     except RunStoppedError as error:
@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     finally:
         progress.close()
+        logging.getLogger().removeHandler(handler)
     if result.is_main:
         print(f"ended      {result.reason} (step {result.step})")
         print(f"weights    {result.weights}")
