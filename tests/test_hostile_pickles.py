@@ -154,6 +154,7 @@ LINES = (
     "data download acdc --from evil --dir folder",
     "data mine folder -o mined.json --model evil",
     "export evil -o out.onnx",
+    "export compact -o out.onnx --int8 folder",
     "demo --model evil",
 )
 WRITTEN = {"output", "json", "mask"}
