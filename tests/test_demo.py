@@ -27,9 +27,10 @@ from ripe.cli import main
 from ripe.demo import examples, intake, outputs
 from ripe.demo.intake import read_upload
 from ripe.demo.pipeline import DemoSettings, Pipeline
+from ripe.download import sha256_of
 from ripe.drawing import RED, UNVERIFIED
 from ripe.filters import METHODS
-from ripe.matchers import Matcher, save_matcher
+from ripe.matchers import SHA256, Matcher, save_matcher
 from ripe.model import RIPE
 from ripe.networks.compact import CompactNet
 from ripe.pretrained import build_compact, weights_hash
@@ -220,6 +221,7 @@ def compact_matcher(
     save_matcher(Matcher(random_matcher.network, weights_hash(model)), tmp_path / "matcher.safetensors")
     monkeypatch.setattr("ripe.filters.MIN_SCORE", 0.0)
     monkeypatch.setattr("ripe.matchers.shipped", lambda name: tmp_path / "matcher.safetensors")
+    monkeypatch.setitem(SHA256, "compact", sha256_of(tmp_path / "matcher.safetensors"))
     matching._learned.cache_clear()
     yield
     matching._learned.cache_clear()

@@ -78,8 +78,10 @@ class _BothHeads(DescriptorHead):
         self.heads = nn.ModuleList([descriptor_head(descriptor_dim=32), sparse])
         self.dim = 64
 
-    def forward(self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int]) -> Tensor:
-        return torch.cat([head(pyramid, keypoints, image_size) for head in self.heads], dim=-1)
+    def forward(
+        self, pyramid: Sequence[Tensor], keypoints: Tensor, image_size: tuple[int, int], frames: None = None
+    ) -> Tensor:
+        return torch.cat([head(pyramid, keypoints, image_size, frames) for head in self.heads], dim=-1)
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_a_table_holds_what_a_feature_file_holds(folder: Path, tmp_path: Path, r
     assert extract(folder, address, random_weights) == 1
     table = FeatureTable(address)
     assert_same(table, read_features(tmp_path / "f.h5"))
-    assert table.errors() == {"bad.jpg": "not an image, or of a kind that Pillow cannot read"}
+    assert table.errors() == {"bad.jpg": "not an image, or of a kind that is not read"}
     assert len(feature_shards(address).names()) == 3
     assert table.settings["max_keypoints"] == 50
     assert len(table.settings["weights"]) == 64

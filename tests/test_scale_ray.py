@@ -71,11 +71,10 @@ def test_pairs_are_matched_as_by_one_process(expected: FeatureTable, tmp_path: P
         np.testing.assert_array_equal(indices, alone, err_msg=str(pair))
 
 
-def refuse(block: int) -> int:
-    raise OSError(f"disk {block} is full")
-
-
 def test_an_error_of_a_worker_is_told_in_its_own_words() -> None:
+    def refuse(block: int) -> int:  # in here, as the workers cannot import this module
+        raise OSError(f"disk {block} is full")
+
     with pytest.raises(OSError, match=r"^disk 7 is full$"):
         list(on_ray(1)([7], refuse, lambda: refuse))
 
