@@ -43,6 +43,8 @@ def start_cluster() -> None:
             if "timed out during startup" not in str(error) or tries_left == 0:
                 raise
             ray.shutdown()
+            for left in psutil.Process().children(recursive=True):
+                left.kill()
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
