@@ -393,7 +393,7 @@ def stored_pairs(path: str | Path, names: Set[str]) -> dict[Pair, dict[str, Any]
     with open_hdf5(Path(path)) as file:
         for group, notes in _groups(file, MatchFile.marker).items():
             first, _, second = group.partition("/")
-            name0, name1 = notes.get("name0", by_group.get(first)), notes.get("name1", by_group.get(second))
+            name0, name1 = notes.get("name0", by_group.get(first, "")), notes.get("name1", by_group.get(second, ""))
             if name0 in names and name1 in names:
                 found[name0, name1] = notes
     return found
