@@ -135,12 +135,12 @@ def alike(
             return np.empty((0, 0), dtype=np.float32)
 
     rng = np.random.default_rng(SEED)
-    some = rng.permutation(len(names))[: retrieval.SAMPLED_PHOTOS].tolist()
-    sample = [found for index in some if len(found := descriptors(names[index]))]
-    if len(sample) < 2:
+    some = [names[index] for index in rng.permutation(len(names))[: retrieval.SAMPLED_PHOTOS]]
+    some = [name for name in some if len(descriptors(name))]
+    if len(some) < 2:
         return []
-    vocabulary = retrieval.learn_vocabulary(sample, rng)
-    turns = None if turned is None else _learnt_turns([names[index] for index in some], read, turned)
+    vocabulary = retrieval.learn_vocabulary(some, descriptors, rng)
+    turns = None if turned is None else _learnt_turns(some, read, turned)
     if turned is not None and turns is None:
         logger.warning("no photo can be read to learn from how they look when turned: turned ones may be missed")
     ways = [] if turns is None else list(turns)

@@ -16,12 +16,13 @@ import numpy as np
 
 CLUSTERS = 64
 DIMENSIONS = 256
-SAMPLED_PHOTOS = 512
+SAMPLED_PHOTOS = 1024
 SAMPLED_DESCRIPTORS = 32 * 1024
 ITERATIONS = 20
-WHITENING = 0.25
+WHITENING = 0.75
 """Power of their standard deviation by which directions are divided: 0 leaves them, 1 makes them all count alike."""
-SMOOTHED_BY = 3
+SMOOTHED_BY = 5
+SMOOTHINGS = 2
 TURNED_PHOTOS = 32  # from which it is learnt how descriptors turn
 TURNED_PART = 4
 EXACT_UP_TO = 100_000
@@ -68,18 +69,24 @@ def vlad(descriptors: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return unit(np.sign(sums) * np.sqrt(np.abs(sums)))
 
 
-def learn_vocabulary(photos: Sequence[np.ndarray], rng: np.random.Generator) -> Vocabulary:
-    """A vocabulary for photos like these, each given by its N×D float32 local descriptors, N ≥ 1; two or more."""
-    each = -(-SAMPLED_DESCRIPTORS // len(photos))
-    sample = np.concatenate([rng.permutation(descriptors)[:each] for descriptors in photos])
+def learn_vocabulary(names: Sequence[str], read: ReadDescriptors, rng: np.random.Generator) -> Vocabulary:
+    """A vocabulary for photos like these, two or more, each with a descriptor or more.
+
+    Args:
+        names: of the photos; the work and, slowly, the memory grow with their number.
+        read: gives their descriptors; each photo is read twice.
+        rng: chooses among the descriptors, and where k-means begins.
+    """
+    each = -(-SAMPLED_DESCRIPTORS // len(names))
+    sample = np.concatenate([rng.permutation(read(name))[:each] for name in names])
     cv2.setRNGSeed(int(rng.integers(2**31)))
     criteria = (cv2.TERM_CRITERIA_MAX_ITER, ITERATIONS, 0.0)
     count = min(CLUSTERS, len(sample))
     _, _, centres = cv2.kmeans(sample, count, np.empty(0), criteria, 1, cv2.KMEANS_PP_CENTERS)
-    vlads = np.stack([vlad(descriptors, centres) for descriptors in photos])
+    vlads = np.stack([vlad(read(name), centres) for name in names])
     mean = vlads.mean(axis=0)
     _, deviations, directions = np.linalg.svd(vlads - mean, full_matrices=False)
-    kept = min(DIMENSIONS, len(photos) - 1)  # of which the last one says nothing, as the mean was taken off
+    kept = min(DIMENSIONS, len(names) - 1)  # of which the last one says nothing, as the mean was taken off
     scale = np.maximum(deviations[:kept], 1e-3 * deviations[0] + 1e-12) ** -WHITENING  # of equal photos, noise is left
     return Vocabulary(centres, mean, np.ascontiguousarray((directions[:kept] * scale[:, None]).T))
 
@@ -98,8 +105,9 @@ def learn_turns(photos: Iterable[tuple[np.ndarray, Sequence[np.ndarray]]]) -> np
 def most_similar(upright: np.ndarray, count: int, turned: Sequence[np.ndarray] = ()) -> list[list[int]]:
     """For each photo the `count` others that are most similar to it, and some more that are so when it is turned.
 
-    A photo's descriptor is first averaged with those of its nearest neighbours (database-side augmentation, Turcot and
-    Lowe, ICCV workshops 2009): photos that show one place from several sides come nearer to each other.
+    A photo's descriptor is first averaged, twice, with those of its nearest neighbours that have it among theirs
+    (database-side augmentation, Turcot and Lowe, ICCV workshops 2009): photos that show one place from several sides
+    come nearer to each other.
 
     Args:
         upright: N×P float32 of unit length, the photos' global descriptors.
@@ -111,7 +119,9 @@ def most_similar(upright: np.ndarray, count: int, turned: Sequence[np.ndarray] =
     Returns:
         Indices, most similar first.
     """
-    smoothed = _smoothed(upright, searching(upright))
+    smoothed = upright
+    for _ in range(SMOOTHINGS):
+        smoothed = _smoothed(smoothed)
     search = searching(smoothed)
     _, found = search(smoothed, count + 1)
     chosen = _first(found, [[index] for index in range(len(upright))], count)
@@ -159,11 +169,12 @@ def _compared(queries: np.ndarray, database: np.ndarray, count: int) -> tuple[np
     return similarities, indices
 
 
-def _smoothed(vectors: np.ndarray, search: Search) -> np.ndarray:
-    """Descriptors, each with those of its nearest photos added, by their similarity; of unit length again."""
-    similarities, indices = search(vectors, SMOOTHED_BY + 1)
-    others = (indices != np.arange(len(vectors))[:, None]) & (indices >= 0)
-    weights = np.where(others, np.maximum(similarities, 0), 0)
+def _smoothed(vectors: np.ndarray) -> np.ndarray:
+    """Each with those that are among its nearest, as it is among theirs, added by their similarity; of unit length."""
+    own = np.arange(len(vectors))
+    similarities, indices = searching(vectors)(vectors, SMOOTHED_BY + 1)
+    mutual = (indices[indices] == own[:, None, None]).any(axis=2) & (indices != own[:, None]) & (indices >= 0)
+    weights = np.where(mutual, np.maximum(similarities, 0), 0)
     total = vectors.copy()
     for weight, index in zip(weights.T, indices.T, strict=True):
         total += weight[:, None] * vectors[index]
