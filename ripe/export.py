@@ -136,6 +136,9 @@ def _traced(
 
 
 def _write(program: "ONNXProgram", path: str | Path, about: dict[str, str]) -> None:
+    # The exporter notes of each node from which line of which file on this machine it comes.
+    for node in program.model.graph:
+        node.metadata_props.clear()
     program.model.metadata_props.update(about)
     with replacing(path) as temporary:
         temporary.write_bytes(program.model_proto.SerializeToString())
