@@ -206,7 +206,7 @@ class Extractor:
         return {
             "model": self.metadata["name"],
             "weights": self.metadata["weights_sha256"],
-            "precision": "float32",
+            "precision": self.metadata.get("precision", "float32"),
             "threshold": own if threshold is None else threshold,
             "detection": ", ".join(f"{key} {value}" for key, value in detection.items()),
         }
@@ -269,6 +269,8 @@ def _session(found: Path, threads: int | None, providers: Sequence[str]) -> "tup
         raise ValueError(message) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
+    # Waiting threads sleep: those that spin would take the processor from whatever else the machine does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -27,8 +27,8 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files resizing filters photos runtime features checks feature_arrays settings tables images folders recipe
-    geometry detection download drawing storage pair_lists two_views stored_weights
+    files resizing filters photos quantisation runtime features checks feature_arrays settings tables images folders
+    recipe geometry detection download drawing storage pair_lists two_views stored_weights
     networks inference model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils
