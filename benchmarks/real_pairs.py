@@ -2,6 +2,7 @@
 
     python benchmarks/real_pairs.py scenes/ --model compact --baseline sift
     python benchmarks/real_pairs.py scenes/ --baseline --filter mutual mutual,ratio=0.9 fginn adalam lightglue
+    python benchmarks/real_pairs.py scenes/ --baseline --model compact compact_int8.onnx
 
 `scenes/` holds a folder for each place; every two photos of a folder are matched (mutual nearest neighbours, or by
 each `--filter`), a fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict. Pairs of photos
@@ -22,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ripe import runtime
 from ripe.data.own import read_scenes
 from ripe.evaluation.baselines import baseline
-from ripe.extractors import Describer, describer
+from ripe.extractors import Describer, describer, runtime_describer
 from ripe.features import Features
 from ripe.filters import MUTUAL, MatchFilter
 from ripe.geometry.robust import estimate_geometry
@@ -144,6 +146,13 @@ def measure(describe: Describer, folder: Path, filters: Sequence[MatchFilter], s
     return tallies
 
 
+def model_describer(name: str) -> Describer:
+    """A network of ours by its name or weights file, or by a file of `ripe export`."""
+    if name.endswith(".onnx"):
+        return runtime_describer(runtime.load(name), max_keypoints=KEYPOINTS)
+    return describer(load(name), max_keypoints=KEYPOINTS)
+
+
 def match_filter(text: str) -> MatchFilter:
     """An argument such as `adalam` or `mutual,ratio=0.9,min_similarity=0.5`."""
     method, *numbers = text.split(",")
@@ -159,7 +168,7 @@ def main() -> None:
     parser.add_argument("--filter", nargs="+", type=match_filter, default=[MUTUAL], metavar="METHOD[,NAME=VALUE]")
     parser.add_argument("--strangers", type=int, default=1, metavar="N", help="folders of another place (%(default)s)")
     arguments = parser.parse_args()
-    describers = {Path(name).stem: describer(load(name), max_keypoints=KEYPOINTS) for name in arguments.model}
+    describers = {Path(name).stem: model_describer(name) for name in arguments.model}
     describers |= {name: baseline(name, KEYPOINTS) for name in arguments.baseline}
     rows = []
     for name, describe in describers.items():

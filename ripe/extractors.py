@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ripe import runtime
 from ripe.extract_many import Extract, Extraction, Masks
 from ripe.features import Features
 from ripe.images import MAX_MEGAPIXELS, rescale_keypoints, resize, unit_range
@@ -33,6 +34,20 @@ def describer(
     def describe(image: Tensor, mask: Tensor | None = None) -> Features:
         found = model.extract(image, max_keypoints=max_keypoints, threshold=threshold, scales=scales, masks=[mask])
         return found[0]
+
+    return describe
+
+
+def runtime_describer(
+    extractor: runtime.Extractor, *, max_keypoints: int = 2048, threshold: float | None = None
+) -> Describer:
+    """A file of `ripe export` as a describer, with the file's own threshold if None is given."""
+
+    def describe(image: Tensor) -> Features:
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        [found] = extractor.extract(pixels, max_keypoints=max_keypoints, threshold=threshold)
+        keypoints, scores, descriptors = map(torch.from_numpy, (found.keypoints, found.scores, found.descriptors))
+        return Features(keypoints, scores, descriptors, found.image_size)
 
     return describe
 

@@ -18,6 +18,7 @@ from made_sets import WARPS, wall_in_second_view, write_annotated, write_hpatche
 from PIL import Image
 
 import ripe
+from ripe import runtime
 from ripe.cli import main
 from ripe.evaluation import baselines
 
@@ -163,6 +164,19 @@ def test_a_baseline_stands_beside_compact(annotated, tmp_path, capsys):
     assert "mutual nearest neighbours, ratio at most 0.95, PoseLib" in printed
     assert main(["eval", "pairs", str(annotated), "--model", "none", "-o", str(tmp_path / "none")]) == 1
     assert "name a --baseline" in capsys.readouterr().err
+
+
+def test_an_exported_file_is_as_accurate_as_its_weights(annotated, tmp_path):
+    pytest.importorskip("onnxruntime")
+    words = ["eval", "pairs", str(annotated), "--device", "cpu", "--repeats", "1", "--gallery", "0", "--resize", "256"]
+    words += ["--model", "compact", str(runtime.COMPACT), "-o", str(tmp_path / "out")]
+    assert main(words) == 0
+    for each in results(tmp_path / "out")["sets"]:
+        ours, exported = each["results"]
+        assert ours["extractor_settings"] == {**exported["extractor_settings"], "scales": None}
+        for name, pair in exported["pairs"].items():
+            assert abs(pair["matches"] - ours["pairs"][name]["matches"]) <= 0.02 * pair["matches"]
+    assert main([*words, "--scales", "1,0.5"]) == 1
 
 
 def test_other_settings_are_refused_until_overwritten(annotated, tmp_path, capsys):

@@ -20,6 +20,7 @@ from ripe.resizing import stored_scales
 if TYPE_CHECKING:
     import torch
 
+    from ripe import runtime
     from ripe.evaluation.benchmarks import Benchmark
     from ripe.evaluation.pair_sets import MatchedPair, PairSet
     from ripe.evaluation.predictions import Candidate
@@ -65,7 +66,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NAME|FILE",
-        help="compact if nothing is named; none: baselines alone",
+        help="a name, a weights file or an ONNX file; compact if nothing is named; none: baselines alone",
     )
     group.add_argument(
         "--baseline",
@@ -134,27 +135,37 @@ def _protocol(benchmark: Benchmark, pairs: PairSet, arguments: argparse.Namespac
     return replace(protocol, resizing=replace(protocol.resizing, pixels=arguments.resize))
 
 
-def _load_models(arguments: argparse.Namespace, device: torch.device) -> dict[str, RIPE]:
+def _load_models(arguments: argparse.Namespace, device: torch.device) -> dict[str, RIPE | runtime.Extractor]:
     import torch
 
+    from ripe import runtime
     from ripe.pretrained import load
 
     names = [name for name in arguments.model or ["compact"] if name != "none"]
     if not names and not arguments.baseline:
         raise ValueError("--model none leaves nothing to evaluate; name a --baseline")
-    return {name: load(name, device=device, dtype=getattr(torch, arguments.precision)) for name in names}
+    dtype = getattr(torch, arguments.precision)
+    return {
+        name: runtime.load(name) if name.endswith(".onnx") else load(name, device=device, dtype=dtype) for name in names
+    }
 
 
 def _candidates(
-    models: dict[str, RIPE], protocol: Protocol, arguments: argparse.Namespace, device: torch.device
+    models: dict[str, RIPE | runtime.Extractor], protocol: Protocol, arguments: argparse.Namespace, device: torch.device
 ) -> list[Candidate]:
     import torch
 
     from ripe.evaluation import environment
     from ripe.evaluation.baselines import BASELINES, baseline, learned_weights
     from ripe.evaluation.predictions import Candidate
+    from ripe.model import RIPE
 
-    found = [_model_candidate(name, model, protocol, arguments) for name, model in models.items()]
+    found = [
+        _model_candidate(name, model, protocol, arguments)
+        if isinstance(model, RIPE)
+        else _runtime_candidate(name, model, protocol, arguments)
+        for name, model in models.items()
+    ]
     for name in dict.fromkeys(arguments.baseline):
         describe = baseline(name, protocol.max_keypoints, device)
         settings = {"baseline": name}
@@ -181,11 +192,33 @@ def _model_candidate(name: str, model: RIPE, protocol: Protocol, arguments: argp
     settings = {**model_settings(model, threshold), "scales": scales}
     # The folder's name tells two states of one weights file apart.
     shown = name if name in MODELS else Path(name).stem
-    key = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}-{settings['weights'][:8]}"
+    key = _key(shown, settings)
     describe = describer(model, max_keypoints=protocol.max_keypoints, threshold=threshold, scales=arguments.scales)
     if scales is not None:
         shown, key = f"{shown} at {scales}", f"{key}-at-{scales.replace(',', '-')}"
     return Candidate(shown, key, settings, describe, environment.hardware(model.device))
+
+
+def _runtime_candidate(
+    name: str, model: runtime.Extractor, protocol: Protocol, arguments: argparse.Namespace
+) -> Candidate:
+    """A file of `ripe export`."""
+    import torch
+
+    from ripe.evaluation import environment
+    from ripe.evaluation.predictions import Candidate
+    from ripe.extractors import runtime_describer
+
+    if stored_scales(arguments.scales) is not None:
+        raise ValueError(f"{name}: ONNX files see photos at one scale: leave out --scales")
+    settings = model.settings(arguments.threshold)
+    describe = runtime_describer(model, max_keypoints=protocol.max_keypoints, threshold=settings["threshold"])
+    shown = Path(name).name
+    return Candidate(shown, _key(shown, settings), settings, describe, environment.hardware(torch.device("cpu")))
+
+
+def _key(shown: str, settings: dict[str, Any]) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}-{settings['weights'][:8]}"
 
 
 def _evaluate(
