@@ -66,6 +66,7 @@ def test_the_recorded_features_are_of_the_weights_that_are_shipped(
     """Otherwise: python benchmarks/backends.py --record."""
     with np.load(Path(__file__).parents[1] / "benchmarks" / "backends.npz") as recorded:
         assert str(recorded["weights"]) == weights_hash(compact)
+        assert str(recorded["matcher"]) == ripe.load_matcher(device="cpu").settings()["matcher_weights"]
         keypoints = recorded["motorcycle left keypoints"]
     [found] = extractor.extract(photos[0])
     distance = np.linalg.norm(keypoints[:, None] - found.keypoints, axis=-1).min(axis=1)
