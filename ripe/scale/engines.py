@@ -11,7 +11,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +98,10 @@ def _run_on_ray(
     try:
         for batch in reports.iter_batches(batch_size=None, batch_format="pyarrow"):
             for report in batch["it"].to_pylist():
-                yield pickle.loads(report)
+                done = pickle.loads(report)
+                if isinstance(done, _Failed):
+                    raise done.error
+                yield done
     except ray.exceptions.RayError as error:
         raise _own(error) from error
 
@@ -118,7 +121,22 @@ class _Worker:
 
 def _mapped(batch: pa.Table, function: Work) -> dict[str, list[bytes]]:
     """What a function makes of each pickled thing of a batch, pickled."""
-    return {"it": [pickle.dumps(function(pickle.loads(one))) for one in batch["it"].to_pylist()]}
+    return {"it": [pickle.dumps(_tried(function, pickle.loads(one))) for one in batch["it"].to_pylist()]}
+
+
+class _Failed(NamedTuple):
+    """In place of what would have been made; Ray would tell of its own error, and of ours in that one's text alone."""
+
+    error: Exception
+
+
+def _tried(function: Work, thing: Any) -> Any:
+    if isinstance(thing, _Failed):
+        return thing
+    try:
+        return function(thing)
+    except Exception as error:
+        return _Failed(error)
 
 
 def _started_ray() -> Any:
