@@ -9,9 +9,10 @@ its folder. Recall is the share of them among the first 20, or of 20 if there ar
 and the share of all that are sought ("pooled"). "By either" counts a photo as found, too, if it has chosen the query;
 "any" is the share of queries with a right one among the 20, which is what place recognition calls recall@20.
 
-`growth` searches made vectors, ten to a place, each in a process of its own: processor seconds, one thread, to build the
-indices and to search each vector's 21 nearest in them, three times as `ripe pairs` does, the most memory, and how many
-of the true nearest are found, of 1000 queries. A size beyond the largest is extrapolated by the growth between the last two and marked.
+`growth` searches made vectors, ten to a place, each in a process of its own: processor seconds, one thread, to build
+the indices and to search each vector's 21 nearest in them, three times as `ripe pairs` does, the most memory, and how
+many of the true nearest are found, of 1000 queries. A million is extrapolated, and marked, by the growth between the
+last two sizes if it is not measured.
 """
 
 import argparse
@@ -133,8 +134,9 @@ def measure_search(kind: str, count: int, seed: int) -> dict[str, float]:
     shared = [
         len(set(one) & set(other)) / (COUNT + 1) for one, other in zip(found.tolist(), true.tolist(), strict=True)
     ]
-    return {"build": SEARCHES * (built - start), "search": SEARCHES * searched, "memory": (peak - before) / 2**20 + vectors.nbytes / 2**30,
-            "found": float(np.mean(shared))}  # fmt: skip
+    memory = (peak - before) / 2**20 + vectors.nbytes / 2**30
+    seconds = {"build": SEARCHES * (built - start), "search": SEARCHES * searched}
+    return {**seconds, "memory": memory, "found": float(np.mean(shared))}
 
 
 def measure_growth(sizes: Sequence[int], kinds: Sequence[str], seed: int) -> None:
