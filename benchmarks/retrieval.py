@@ -11,8 +11,8 @@ and the share of all that are sought ("pooled"). "By either" counts a photo as f
 
 `growth` searches made vectors, ten to a place, each in a process of its own: processor seconds, one thread, to build
 the indices and to search each vector's 21 nearest in them, three times as `ripe pairs` does, the most memory, and how
-many of the true nearest are found, of 1000 queries. A size beyond the largest is extrapolated by the growth between the
-last two and marked.
+many of the true nearest are found, of 1000 queries. A million is extrapolated, and marked, by the growth between the
+last two sizes if it is not measured.
 """
 
 import argparse
@@ -134,12 +134,9 @@ def measure_search(kind: str, count: int, seed: int) -> dict[str, float]:
     shared = [
         len(set(one) & set(other)) / (COUNT + 1) for one, other in zip(found.tolist(), true.tolist(), strict=True)
     ]
-    return {
-        "build": SEARCHES * (built - start),
-        "search": SEARCHES * searched,
-        "memory": (peak - before) / 2**20 + vectors.nbytes / 2**30,
-        "found": float(np.mean(shared)),
-    }
+    memory = (peak - before) / 2**20 + vectors.nbytes / 2**30
+    seconds = {"build": SEARCHES * (built - start), "search": SEARCHES * searched}
+    return {**seconds, "memory": memory, "found": float(np.mean(shared))}
 
 
 def measure_growth(sizes: Sequence[int], kinds: Sequence[str], seed: int) -> None:

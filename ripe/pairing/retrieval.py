@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 
 CLUSTERS = 64
 DIMENSIONS = 256
@@ -158,14 +159,9 @@ def searching(database: np.ndarray) -> Search:
 
 def _compared(queries: np.ndarray, database: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     rows = max(1, BLOCK // len(database))
-    parts = []
-    for start in range(0, len(queries), rows):
-        similarity = queries[start : start + rows] @ database.T
-        best = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-        of_best = np.take_along_axis(similarity, best, axis=1)
-        order = np.argsort(-of_best, axis=1, kind="stable")
-        parts.append([np.take_along_axis(values, order, axis=1) for values in (of_best, best)])
-    similarities, indices = (np.concatenate(part) for part in zip(*parts, strict=True))
+    columns = torch.from_numpy(database).T
+    parts = [(block @ columns).topk(count) for block in torch.from_numpy(queries).split(rows)]
+    similarities, indices = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return similarities, indices
 
 
