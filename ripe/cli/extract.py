@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ripe import runtime
     from ripe.extract_many import Extract
     from ripe.model import RIPE
+
 EXAMPLES = """  ripe extract photos/ -o features.h5
   ripe extract photos/ -o features.h5 --resize 1024 --max-keypoints 4096
   ripe extract photos/ -o features.h5 --masks masks/
@@ -96,8 +97,7 @@ def extract_to(
         FeatureFile(output, settings, overwrite=overwrite) as store,
         progress_bar("extract", len(named), unit="image") as progress,
     ):
-        limits = {"max_megapixels": arguments.max_megapixels, "max_memory": arguments.max_memory}
-        extract = model_extract(model, **given, **limits)
+        extract = model_extract(model, **given, **_limits(arguments))
         return extract_many(named, extract, store, masks=masks, progress=progress)
 
 
@@ -142,7 +142,11 @@ def _make_extract(arguments: argparse.Namespace, model: RIPE | None, given: dict
     from ripe.pretrained import usable_device
 
     here = options.load_runtime(arguments) if model is None else model.to(usable_device(arguments.device))
-    return model_extract(here, **given, max_megapixels=arguments.max_megapixels)
+    return model_extract(here, **given, **_limits(arguments))
+
+
+def _limits(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"max_megapixels": arguments.max_megapixels, "max_memory": arguments.max_memory}
 
 
 def _model(arguments: argparse.Namespace, threshold: float | None) -> tuple[RIPE | runtime.Extractor, dict[str, Any]]:
