@@ -1,5 +1,7 @@
 """Run the fuzz targets: `python -m fuzz [--seconds 60] [--jobs 2] [target …]`; status 1 if one has found a fault.
 
+With `--runs N` in place of a time the inputs are the same each time, so that only a change of the code can fail.
+
 What is found stands under build/fuzz: logs, new inputs, and the input of a fault, which `python fuzz/TARGET.py INPUT`
 runs again. Each target starts from the inputs of fuzz/corpus/TARGET.
 """
@@ -26,6 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description="Run the fuzz targets.")
     parser.add_argument("targets", nargs="*", metavar="target", help=f"{', '.join(TARGETS)} (all)")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (%(default)s)")
+    parser.add_argument("--runs", type=int, help="so many inputs for each target, the same ones each time, not a time")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time (%(default)s)")
     arguments = parser.parse_args(words)
     if unknown := sorted(set(arguments.targets) - set(TARGETS)):
@@ -33,19 +36,22 @@ def main(words: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("atheris") is None:
         print("fuzz: left out, as there is no atheris for this Python here")
         return 0
+    length = [f"-max_total_time={arguments.seconds}"]
+    if arguments.runs is not None:
+        length = [f"-runs={arguments.runs}", "-seed=1"]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        ended = list(pool.map(partial(run, seconds=arguments.seconds), arguments.targets or TARGETS))
+        ended = list(pool.map(partial(run, length=length), arguments.targets or TARGETS))
     return max(ended)
 
 
-def run(target: str, seconds: int) -> int:
-    """Run one target for that long; 1 if it has found a fault."""
+def run(target: str, length: Sequence[str]) -> int:
+    """Run one target, so long as libFuzzer's options say; 1 if it has found a fault."""
     folder = FOUND / target
     sow(folder / "corpus")
     kept = HERE / "corpus" / target
     corpora = [folder / "corpus", kept] if kept.is_dir() else [folder / "corpus"]
     command = [sys.executable, HERE / f"{target}.py", *corpora]
-    options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/"]
+    options = [*length, f"-artifact_prefix={folder}/"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("w") as log:
         ended = subprocess.run([*command, *options], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)

@@ -53,7 +53,7 @@ def photos_below(folder: Path) -> list[str]:
 
 def mask_names(name: str) -> tuple[str, str]:
     """What the mask of a photo may be called: of `sub/a.jpg`, `sub/a.jpg.png` as in COLMAP, or else `sub/a.png`."""
-    return f"{name}.png", PurePosixPath(name).with_suffix(".png").as_posix()
+    return f"{name}.png", f"{name.removesuffix(PurePosixPath(name).suffix)}.png"
 
 
 def mask_in(folder: Path, name: str) -> Path | None:
