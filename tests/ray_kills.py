@@ -43,8 +43,6 @@ def start_cluster() -> None:
             if "timed out during startup" not in str(error) or tries_left == 0:
                 raise
             ray.shutdown()
-            for left in psutil.Process().children(recursive=True):
-                left.kill()
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
@@ -71,23 +69,27 @@ def run_killed(folder: Path, output: Path, kills: int, seed: int) -> Counter[str
     chance = random.Random(seed)
     done: Counter[str] = Counter()
     command = start_command(folder, output)
+    before: set[Path] = set()
     while True:
         ended = command.poll()
+        shards = set(output.glob("*.parquet"))
         if ended == FINISHED and done.total() >= kills:
             return done
         if ended == FINISHED:  # before it could be killed as often as it should: there must be more to do
-            shards = sorted(output.glob("*.parquet"))
-            for shard in chance.sample(shards, len(shards) // 2):
+            for shard in chance.sample(sorted(shards), len(shards) // 2):
                 shard.unlink()
+            before = set(output.glob("*.parquet"))
         if ended is not None:
             assert ended in (FINISHED, -signal.SIGKILL), output.with_suffix(".log").read_text()
             command = start_command(folder, output)
-        elif done.total() < kills and _victim("actor", command, chance) is not None:  # it is at work
+        elif done.total() < kills and not shards <= before:  # it is at work again since the last kill
             time.sleep(chance.uniform(0, LONGEST_WAIT))
             kind = chance.choice(sorted(KINDS))
             if (victim := _victim(kind, command, chance)) is not None:
                 os.kill(victim, signal.SIGKILL)
                 done[kind] += 1
+                before = set(output.glob("*.parquet"))
+                print(f"killed {kind}, {len(before)} shards", flush=True)
                 if kind == "driver":
                     command.wait()
         time.sleep(0.05)
