@@ -14,12 +14,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
 FOUND = HERE.parent / "build" / "fuzz"
 SEEDS = 40
+GRACE = 120
+"""Seconds beyond its time after which a target hangs; libFuzzer's own alarm hangs where memory is being allocated."""
+TRIES = 2
 TARGETS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "harness"))
 
 
@@ -40,11 +44,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.runs is not None:
         length = [f"-runs={arguments.runs}", "-seed=1"]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        ended = list(pool.map(partial(run, length=length), arguments.targets or TARGETS))
+        ended = list(pool.map(partial(run, length=length, seconds=arguments.seconds), arguments.targets or TARGETS))
     return max(ended)
 
 
-def run(target: str, length: Sequence[str]) -> int:
+def run(target: str, length: Sequence[str], seconds: int) -> int:
     """Run one target, so long as libFuzzer's options say; 1 if it has found a fault."""
     folder = FOUND / target
     sow(folder / "corpus")
@@ -52,14 +56,22 @@ def run(target: str, length: Sequence[str]) -> int:
     corpora = [folder / "corpus", kept] if kept.is_dir() else [folder / "corpus"]
     command = [sys.executable, HERE / f"{target}.py", *corpora]
     options = [*length, f"-artifact_prefix={folder}/"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (folder / "log.txt").open("w") as log:
-        ended = subprocess.run([*command, *options], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+    status = _ended([*command, *options], folder / "log.txt", seconds + GRACE)
     lines = (folder / "log.txt").read_text(errors="replace").splitlines()
-    if ended.returncode == 0:
+    if status == 0:
         print(f"{target}: {next((line for line in reversed(lines) if line.startswith('Done')), 'ended')}", flush=True)
         return 0
     print("\n".join([f"{target}: found a fault, see {folder}", *lines[-30:]]), flush=True)
+    return 1
+
+
+def _ended(command: Sequence[str | Path], log: Path, limit: int) -> int:
+    """The exit status of a target; 1 if it hung, and again when it was started anew."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(TRIES):
+        with log.open("w") as written, suppress(subprocess.TimeoutExpired):
+            run_once = partial(subprocess.run, env=environment, stdout=written, stderr=written, check=False)
+            return run_once(command, timeout=limit).returncode
     return 1
 
 
