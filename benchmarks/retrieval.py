@@ -10,9 +10,9 @@ and the share of all that are sought ("pooled"). "By either" counts a photo as f
 "any" is the share of queries with a right one among the 20, which is what place recognition calls recall@20.
 
 `growth` searches made vectors, ten to a place, each in a process of its own: processor seconds, one thread, to build
-the indices and to search each vector's 21 nearest in them, three times as `ripe pairs` does, the most memory, and the share
-of the other nine of its place that are found, of 1000 queries. A million is extrapolated, and marked, if it is not
-measured: seconds by the growth between the last two sizes, memory in proportion.
+the indices and to search each vector's 21 nearest in them, three times as `ripe pairs` does, the most memory, and the
+share of the other nine of its place that are found, of 1000 queries. A million is extrapolated, and marked, if it is
+not measured: seconds by the growth between the last two sizes, memory in proportion.
 """
 
 import argparse
