@@ -1,6 +1,8 @@
 """Files of trained weights: ours are safetensors with a line on what they are; PyTorch's state dicts are read, too."""
 
 import hashlib
+import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +40,17 @@ def write_weights(state: State, path: str | Path, metadata: dict[str, str], dtyp
     if broken:
         raise ValueError(f"{broken[0]} holds NaN or values beyond the range of {dtype}; nothing was saved")
     with replacing(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+        temporary.write_bytes(_in_order(safetensors.torch.save(tensors, metadata)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: their order is random, and equal weights shall be equal files."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(math.ceil(len(text) / 8) * 8)  # what follows is aligned
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
 def is_safetensors(path: Path) -> bool:

@@ -16,6 +16,7 @@ import torch
 import ripe
 from ripe import download, pretrained
 from ripe.pretrained import build
+from ripe.stored_weights import read_weights, write_weights
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -92,6 +93,23 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     loaded = ripe.load(tmp_path / "half", device="cpu")
     for key, value in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path) -> None:
+    model = build("compact")
+    files = [tmp_path / f"{number}.safetensors" for number in range(10)]
+    for file in files:
+        ripe.save_weights(model, file)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_what_a_file_says_of_itself_may_hold_any_character(tmp_path: Path) -> None:
+    metadata = {"b": '\u00fc \u4e16 \U0001f600 \x07 \\ " \n', "a": "", "c": "{}"}
+    for width in range(9):
+        write_weights({"x" * (width + 1): torch.arange(3.0)}, tmp_path / "a.safetensors", metadata)
+        state, found = read_weights(tmp_path / "a.safetensors")
+        assert found == metadata
+        torch.testing.assert_close(state, {"x" * (width + 1): torch.arange(3.0)})
 
 
 def test_options_of_the_architecture_are_kept(tmp_path: Path) -> None:
