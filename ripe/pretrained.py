@@ -20,6 +20,7 @@ from ripe.download import cache_dir, fetch, sha256_of, verify
 from ripe.model import RIPE
 from ripe.networks.compact import CompactNet
 from ripe.networks.descriptors import ProjectedColumn
+from ripe.networks.robust import RobustNet
 from ripe.networks.vgg import Interpolation, VggNet, descriptor_head
 from ripe.stored_weights import (
     build_for,
@@ -71,9 +72,17 @@ MODELS = {
 
 def build_compact() -> RIPE:
     """The compact network: fast without a GPU, 128-d descriptors, sub-pixel keypoints."""
+    return _extractor("compact", CompactNet())
+
+
+def build_robust() -> RIPE:
+    """The robust network: the compact one that sees further; descriptors and scores are made as that one's are."""
+    return _extractor("robust", RobustNet())
+
+
+def _extractor(name: str, network: CompactNet) -> RIPE:
     detection = DetectionSettings(threshold=-6.0, nms_radius=2, border=4, subpixel=True)
-    descriptor = ProjectedColumn(CompactNet.channels, COMPACT_HIDDEN, COMPACT_DIM)
-    return RIPE("compact", CompactNet(), descriptor, detection)
+    return RIPE(name, network, ProjectedColumn(network.channels, COMPACT_HIDDEN, COMPACT_DIM), detection)
 
 
 def build_vgg_hyper(
@@ -91,7 +100,11 @@ def build_vgg_hyper(
     return RIPE("vgg_hyper", VggNet(normalise_input), descriptor, DetectionSettings(threshold=0.5))
 
 
-ARCHITECTURES: dict[str, Callable[..., RIPE]] = {"compact": build_compact, "vgg_hyper": build_vgg_hyper}
+ARCHITECTURES: dict[str, Callable[..., RIPE]] = {
+    "compact": build_compact,
+    "robust": build_robust,
+    "vgg_hyper": build_vgg_hyper,
+}
 
 
 def build(name: str, **options: Any) -> RIPE:

@@ -19,10 +19,6 @@ from ripe.networks.windows import Frame, Part, Size, Window
 CHANNELS = (8, 24, 48, 96, 128)
 CONVOLUTIONS = (1, 2, 2, 3, 3)
 CELL = 8
-STRIDE = 16
-REACH = 116
-"""How many pixels away the furthest pixel lies that a score depends on; a descriptor's lies nearer."""
-BYTES_PER_PIXEL = 300
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> list[nn.Module]:
@@ -35,9 +31,19 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> l
 
 
 class CompactNet(DenseNetwork):
-    """Image to score map and five feature maps; see the module's text."""
+    """Image to score map and five feature maps; see the module's text.
+
+    Attributes:
+        channels: of the feature maps.
+        stride: divides the sizes of the images that the stages see.
+        reach: how many pixels away the furthest pixel lies that a score depends on; a descriptor's lies nearer.
+        bytes_per_pixel: the memory of a part of an image.
+    """
 
     channels = CHANNELS
+    stride = 16
+    reach = 116
+    bytes_per_pixel = 300
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,32 +66,39 @@ class CompactNet(DenseNetwork):
     def forward(self, images: Tensor) -> DenseMaps:
         """The score map and the feature maps; sizes that 16 does not divide are padded by their border pixels."""
         height, width = images.shape[-2:]
-        features = _padded(F.instance_norm(images.float()))
+        features = _padded(F.instance_norm(images.float()), self.stride)
         pyramid = []
         for stage in self.stages:
             features = stage(features)
             pyramid.append(features)
+        pyramid = self.in_context(pyramid)
         return DenseMaps(self._score(pyramid, self.full_score)[..., :height, :width], tuple(pyramid))
 
     def infer(self, images: Tensor, part: Part | None = None) -> DenseMaps:
         """The same maps; what PyTorch is slow at on a CPU is spelt out in simpler steps."""
         height, width = images.shape[-2:]
-        features = _padded(_normalised(images.float()) if part is None else part.normalised(images.float()))
+        pixels = _normalised(images.float()) if part is None else part.normalised(images.float())
+        features = _padded(pixels, self.stride)
         pyramid = []
         for stage in self.stages:
             for layer in stage.children():
                 features = _halved(features) if isinstance(layer, nn.AvgPool2d) else layer(features)
             pyramid.append(features)
+        pyramid = self.in_context(pyramid)
         logits = self._score(pyramid, self._full_score_by_taps)[..., :height, :width]
-        return DenseMaps(logits, tuple(pyramid), None if part is None else _frames(part))
+        return DenseMaps(logits, tuple(pyramid), None if part is None else _frames(part, self.stride))
+
+    def in_context(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """The feature maps, whatever else a network makes of the stages' maps, finest first."""
+        return pyramid
 
     def seen(self, wanted: Window, size: Size) -> Window:
         """Which pixels the maps depend on."""
-        return wanted.grown(REACH, size).aligned(STRIDE, size)
+        return wanted.grown(self.reach, size).aligned(self.stride, size)
 
     def part_bytes(self, seen: int, wanted: int) -> int:
         """The memory that a part takes."""
-        return BYTES_PER_PIXEL * seen
+        return self.bytes_per_pixel * seen
 
     def _score(self, pyramid: list[Tensor], full_score: Callable[[Tensor], Tensor]) -> Tensor:
         top_down = F.interpolate(self.top_down(pyramid[4]), scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -114,18 +127,18 @@ class CompactNet(DenseNetwork):
         return score[:, None]
 
 
-def _padded(images: Tensor) -> Tensor:
+def _padded(images: Tensor, stride: int) -> Tensor:
     """Sizes that the coarsest stride divides, by repeating the border pixels; channels-last."""
     height, width = images.shape[-2:]
-    images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _frames(part: Part) -> tuple[Frame, ...]:
+def _frames(part: Part, coarsest: int) -> tuple[Frame, ...]:
     """Where the maps of a part lie in those of the image, which have the padding, too."""
-    height, width = (math.ceil(length / STRIDE) * STRIDE for length in part.size)
+    height, width = (math.ceil(length / coarsest) * coarsest for length in part.size)
     strides = [1 << index for index in range(len(CHANNELS))]
-    seen = part.seen.aligned(STRIDE, (height, width))
+    seen = part.seen.aligned(coarsest, (height, width))
     return tuple(Frame(seen.strided(stride), (height // stride, width // stride)) for stride in strides)
 
 

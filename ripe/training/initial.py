@@ -18,6 +18,8 @@ IMAGENET_SHA256 = "c79401a0"
 def load_initial(model: RIPE, name_or_path: str | Path) -> None:
     """Give `model` the weights and the detector settings of a trained one.
 
+    A robust network that starts from a compact one's weights computes what that one does.
+
     Args:
         model: changed in place; on any device.
         name_or_path: as for `ripe.load`: "compact", "vgg_hyper" or a weights file.
@@ -27,12 +29,13 @@ def load_initial(model: RIPE, name_or_path: str | Path) -> None:
     """
     trained = load(name_or_path, device="cpu")
     shapes, wanted = _shapes(trained.state_dict()), _shapes(model.state_dict())
-    if trained.name != model.name or shapes != wanted:
+    grows = (trained.name, model.name) == ("compact", "robust") and shapes.items() <= wanted.items()
+    if not grows and (trained.name != model.name or shapes != wanted):
         raise ValueError(
             f"{name_or_path}: weights of {trained.name} cannot start a {model.name} network"
             f"{' that was built with other options' if trained.name == model.name else ''}; choose others, or the model"
         )
-    model.load_state_dict(trained.state_dict())
+    model.load_state_dict(trained.state_dict(), strict=not grows)
     model.detection = trained.detection
 
 
