@@ -32,7 +32,6 @@ from ripe.stored_weights import (
     write_weights,
 )
 
-COMPACT_SHA256 = "3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f"
 RELEASE_URL = "https://cvg.hhi.fraunhofer.de/RIPE/ripe_weights.pth"
 COMPACT_HIDDEN = 256
 COMPACT_DIM = 128
@@ -48,24 +47,42 @@ class Pretrained:
     Attributes:
         description: one line on what it is.
         license: of the weights.
-        url: where the weights are fetched from; None where they come with the package.
+        file: its name.
+        sha256: of the file where it comes with the package.
+        url: where it is fetched from otherwise.
     """
 
     description: str
     license: str
+    file: str
+    sha256: str | None = None
     url: str | None = None
 
     def path(self) -> Path:
         """Where the weights are, or will be once they are fetched."""
         if self.url is None:
-            return Path(str(resources.files("ripe") / "weights" / "compact.safetensors"))
-        return cache_dir() / self.url.rsplit("/", 1)[-1]
+            return Path(str(resources.files("ripe") / "weights" / self.file))
+        return cache_dir() / self.file
 
 
 MODELS = {
-    "compact": Pretrained("small and fast, for CPUs; the default", "Apache-2.0"),
+    "compact": Pretrained(
+        "small and fast, for CPUs; the default",
+        "Apache-2.0",
+        "compact.safetensors",
+        sha256="3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f",
+    ),
+    "robust": Pretrained(
+        "sees further than compact, for hard pairs; slower",
+        "Apache-2.0",
+        "robust.safetensors",
+        sha256="",
+    ),
     "vgg_hyper": Pretrained(
-        "the published network (ICCV 2025), fetched at first use", "academic, non-commercial", RELEASE_URL
+        "the published network (ICCV 2025), fetched at first use",
+        "academic, non-commercial",
+        RELEASE_URL.rsplit("/", 1)[-1],
+        url=RELEASE_URL,
     ),
 }
 
@@ -127,7 +144,7 @@ def load(
     """A trained model, ready to extract.
 
     Args:
-        name_or_path: "compact", "vgg_hyper", or a weights file: one of ours, or a published PyTorch state dict.
+        name_or_path: "compact", "robust", "vgg_hyper", or a weights file: one of ours, or a published PyTorch state dict.
         device: where it runs; a GPU if there is one, otherwise the CPU, if None.
         dtype: float32, or bfloat16 or float16 for half-precision arithmetic. Weights and results stay float32.
 
@@ -140,10 +157,10 @@ def load(
         raise ValueError(f"dtype is {dtype}; give one of {', '.join(str(known) for known in PRECISIONS)}")
     place = usable_device(device)
     name = str(name_or_path)
-    if name == "compact":
-        model = _load_compact()
-    elif name == "vgg_hyper":
+    if name == "vgg_hyper":
         model = vgg_hyper()
+    elif name in MODELS:
+        model = _load_shipped(MODELS[name])
     else:
         model = _load_file(_existing(name_or_path))
     model.compute_dtype = dtype
@@ -242,11 +259,11 @@ def model_settings(model: RIPE, threshold: float | None = None) -> dict[str, Any
     }
 
 
-def _load_compact() -> RIPE:
-    path = MODELS["compact"].path()
+def _load_shipped(entry: Pretrained) -> RIPE:
+    path = entry.path()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the weights that come with the package are missing; install it again")
-    if sha256_of(path) != COMPACT_SHA256:
+    if sha256_of(path) != entry.sha256:
         raise ValueError(f"{path}: damaged or not of this version; install the package again")
     return _load_file(path)
 

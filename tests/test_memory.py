@@ -30,10 +30,21 @@ MOST = "8G"
 
 @pytest.fixture(scope="module")
 def published() -> ripe.RIPE:
-    """The published network with random weights, whose scores spread as trained ones' do."""
+    """The published network with random weights."""
+    return random("vgg_hyper")
+
+
+@pytest.fixture(scope="module")
+def robust() -> ripe.RIPE:
+    """The robust network with random weights."""
+    return random("robust")
+
+
+def random(name: str) -> ripe.RIPE:
+    """A network with random weights, whose scores spread as trained ones' do."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build("vgg_hyper").eval()
+        model = build(name).eval()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -117,6 +128,16 @@ def test_any_part_of_any_size_of_the_compact_network(height: int, width: int, co
     model = ripe.load(device="cpu").eval()
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(height))
     check_part(model, image, a_window(height, width, corner))
+
+
+@pytest.mark.parametrize(
+    ("size", "corner"), [((901, 23), (0.5, 0.0)), ((30, 805), (1.0, 0.45)), ((817, 800), (0.0, 1.0))]
+)
+def test_any_part_of_the_robust_network(robust: ripe.RIPE, size: tuple[int, int], corner: tuple[float, float]) -> None:
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(1))
+    wanted = a_window(*size, corner)
+    assert robust.net.seen(wanted, size).area < size[0] * size[1]
+    check_part(robust, image, wanted)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
-        help="compact, vgg_hyper or a weights file: offer this one only (the first two)",
+        help="compact, robust, vgg_hyper or a weights file: offer this one only (all three of them)",
     )
     parser.add_argument("--device", help="such as cpu or cuda:1 (a GPU if there is one)")
     parser.set_defaults(run=run)

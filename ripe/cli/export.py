@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         metavar="NAME|FILE",
         nargs="?",
         default="compact",
-        help="compact, vgg_hyper, lightglue or a weights file",
+        help="compact, robust, vgg_hyper, lightglue or a weights file",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX", help="the file, replaced whole")
     parser.add_argument(

@@ -22,7 +22,7 @@ class RIPEExtractor(BaseModel):
     """Keypoints and descriptors of a batch of images, in Glue Factory's terms.
 
     Settings (`default_conf`):
-        weights: "compact", "vgg_hyper" or the path of a weights file.
+        weights: "compact", "robust", "vgg_hyper" or the path of a weights file.
         max_num_keypoints: how many keypoints an image keeps at most, the best ones; 1 or more.
         detection_threshold: least score of a keypoint, a logit; the network's own default if null.
         force_num_keypoints: pad every image to `max_num_keypoints`.

@@ -23,7 +23,7 @@ class Extractor:
     """Keypoints and descriptors of an image, in hloc's terms.
 
     Settings (`default_conf`):
-        weights: "compact", "vgg_hyper" or the path of a weights file.
+        weights: "compact", "robust", "vgg_hyper" or the path of a weights file.
         max_keypoints: how many keypoints an image keeps at most, the best ones.
         detection_threshold: least score of a keypoint, a logit; the network's own if None.
         scales: at which the network sees an image; see `RIPE.extract`.

@@ -31,7 +31,7 @@ class RIPEMatcher(BaseMatcher):
     Args:
         device: such as "cpu" or "cuda".
         max_num_keypoints: how many keypoints an image keeps at most, the best ones.
-        weights: "compact", "vgg_hyper" or the path of a weights file.
+        weights: "compact", "robust", "vgg_hyper" or the path of a weights file.
         method: "mutual", "fginn", "adalam" or "lightglue"; see `ripe.filters.MatchFilter`.
         matcher: of "lightglue": a name or a weights file that fits the extractor.
         **kwargs: of `BaseMatcher`, such as `ransac_reproj_thresh`.

@@ -19,6 +19,7 @@ from ripe.networks.windows import Frame, Part, Size, Window
 CHANNELS = (8, 24, 48, 96, 128)
 CONVOLUTIONS = (1, 2, 2, 3, 3)
 CELL = 8
+STRIDE = 16
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> list[nn.Module]:
@@ -35,13 +36,13 @@ class CompactNet(DenseNetwork):
 
     Attributes:
         channels: of the feature maps.
-        stride: divides the sizes of the images that the stages see.
+        alignment: divides the corners of the parts of an image that its maps can be made of.
         reach: how many pixels away the furthest pixel lies that a score depends on; a descriptor's lies nearer.
         bytes_per_pixel: the memory of a part of an image.
     """
 
     channels = CHANNELS
-    stride = 16
+    alignment = STRIDE
     reach = 116
     bytes_per_pixel = 300
 
@@ -66,7 +67,7 @@ class CompactNet(DenseNetwork):
     def forward(self, images: Tensor) -> DenseMaps:
         """The score map and the feature maps; sizes that 16 does not divide are padded by their border pixels."""
         height, width = images.shape[-2:]
-        features = _padded(F.instance_norm(images.float()), self.stride)
+        features = _padded(F.instance_norm(images.float()))
         pyramid = []
         for stage in self.stages:
             features = stage(features)
@@ -78,7 +79,7 @@ class CompactNet(DenseNetwork):
         """The same maps; what PyTorch is slow at on a CPU is spelt out in simpler steps."""
         height, width = images.shape[-2:]
         pixels = _normalised(images.float()) if part is None else part.normalised(images.float())
-        features = _padded(pixels, self.stride)
+        features = _padded(pixels)
         pyramid = []
         for stage in self.stages:
             for layer in stage.children():
@@ -86,7 +87,7 @@ class CompactNet(DenseNetwork):
             pyramid.append(features)
         pyramid = self.in_context(pyramid)
         logits = self._score(pyramid, self._full_score_by_taps)[..., :height, :width]
-        return DenseMaps(logits, tuple(pyramid), None if part is None else _frames(part, self.stride))
+        return DenseMaps(logits, tuple(pyramid), None if part is None else _frames(part))
 
     def in_context(self, pyramid: list[Tensor]) -> list[Tensor]:
         """The feature maps, whatever else a network makes of the stages' maps, finest first."""
@@ -94,7 +95,7 @@ class CompactNet(DenseNetwork):
 
     def seen(self, wanted: Window, size: Size) -> Window:
         """Which pixels the maps depend on."""
-        return wanted.grown(self.reach, size).aligned(self.stride, size)
+        return wanted.grown(self.reach, size).aligned(self.alignment, size)
 
     def part_bytes(self, seen: int, wanted: int) -> int:
         """The memory that a part takes."""
@@ -127,18 +128,18 @@ class CompactNet(DenseNetwork):
         return score[:, None]
 
 
-def _padded(images: Tensor, stride: int) -> Tensor:
+def _padded(images: Tensor) -> Tensor:
     """Sizes that the coarsest stride divides, by repeating the border pixels; channels-last."""
     height, width = images.shape[-2:]
-    images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
+    images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _frames(part: Part, coarsest: int) -> tuple[Frame, ...]:
+def _frames(part: Part) -> tuple[Frame, ...]:
     """Where the maps of a part lie in those of the image, which have the padding, too."""
-    height, width = (math.ceil(length / coarsest) * coarsest for length in part.size)
+    height, width = (math.ceil(length / STRIDE) * STRIDE for length in part.size)
     strides = [1 << index for index in range(len(CHANNELS))]
-    seen = part.seen.aligned(coarsest, (height, width))
+    seen = part.seen.aligned(STRIDE, (height, width))
     return tuple(Frame(seen.strided(stride), (height // stride, width // stride)) for stride in strides)
 
 

@@ -37,7 +37,7 @@ class Residual(nn.Module):
 class RobustNet(CompactNet):
     """Image to score map and five feature maps; see the module's text."""
 
-    stride = 32
+    alignment = 32
     reach = 352
     bytes_per_pixel = 340
 
@@ -52,7 +52,9 @@ class RobustNet(CompactNet):
     def in_context(self, pyramid: list[Tensor]) -> list[Tensor]:
         """The same maps, those of strides 8 and 16 with what the coarser ones see."""
         *finer, at_8, at_16 = pyramid
-        at_16 = F.relu(at_16 + _doubled(self.to_16(self.widest(at_16))))
+        height, width = at_16.shape[-2:]
+        even = F.pad(at_16, (0, width % 2, 0, height % 2), mode="replicate")
+        at_16 = F.relu(at_16 + _doubled(self.to_16(self.widest(even)))[..., :height, :width])
         at_8 = F.relu(at_8 + _doubled(self.to_8(at_16)))
         return [*finer, at_8, at_16]
 

@@ -134,7 +134,7 @@ class ModelConfig(Settings, group="model"):
     """Which network is trained, and from what.
 
     Attributes:
-        name: compact, or vgg_hyper for the published network.
+        name: compact, robust, or vgg_hyper for the published network.
         start: weights to go on from, a file or a name that `ripe.load` knows; random ones if None.
         encoder: of vgg_hyper: "imagenet" or a file starts its encoder from VGG-19-BN's weights; random if None.
         input_normalisation: of vgg_hyper: "instance" brings every channel of an image to mean 0 and variance 1;

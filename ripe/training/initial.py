@@ -22,7 +22,7 @@ def load_initial(model: RIPE, name_or_path: str | Path) -> None:
 
     Args:
         model: changed in place; on any device.
-        name_or_path: as for `ripe.load`: "compact", "vgg_hyper" or a weights file.
+        name_or_path: as for `ripe.load`: "compact", "robust", "vgg_hyper" or a weights file.
 
     Raises:
         ValueError, OSError: as `ripe.load`, or the weights are of another architecture; `model` stays as it was.
