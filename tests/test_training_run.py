@@ -109,7 +109,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: TrainConfi
     with pytest.raises(FileExistsError, match="holds a run already; resume=auto goes on"):
         train(replace(parts, resume="never"))
     assert train(replace(parts, max_minutes=1e-9)).step == 2
+    left = parts.folder / "checkpoints" / ".step-00000001.pt.tmp"
+    left.mkdir()  # by a process that was killed, at a step that nobody makes again
+    left.with_suffix(".lock").touch()
     result = train(parts)
+    assert not left.exists()
+    assert not left.with_suffix(".lock").exists()
     assert_same_run(parts, whole)
     assert train(parts).reason == "all steps were done already"
     assert len(ripe.load(result.weights).extract(skimage.data.astronaut(), threshold=-20.0)[0]) > 0

@@ -16,7 +16,7 @@ import torch
 from ripe.data.batch import PairBatch
 from ripe.data.feed import Feed, RunStoppedError
 from ripe.drawing import save_picture
-from ripe.files import locked
+from ripe.files import locked, sweep
 from ripe.objective.tally import Tally
 from ripe.recipe.config import TrainConfig
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, release_of, save_checkpoint
@@ -249,6 +249,7 @@ class _Run:
         """Another process that would train into the folder is waited for: both would write the same checkpoints."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
+            sweep(self.folder)
             yield
 
     def _open_loggers(self) -> list[Logger]:
