@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ripe.attempts import MatchedPhotos
     from ripe.features import Features
     from ripe.filters import MatchFilter
+    from ripe.model import RIPE
     from ripe.runtime import Extractor
 
 EXAMPLES = """  ripe match left.jpg right.jpg
@@ -122,69 +123,67 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) -> int:
     from ripe import drawing, files
-    from ripe.attempts import attempt_match, match_photos
     from ripe.images import as_rgb
     from ripe.matching import check_usable
-    from ripe.pretrained import weights_hash
-    from ripe.runtime import Extractor
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
     for path in (arguments.output, arguments.json):
         if path is not None:
             files.check_writable(path)
-    how, limits = options.match_filter(arguments), options.extraction_settings(arguments)
-    limits |= {"resize": limits.pop("max_side")}
+    how = options.match_filter(arguments)
     watch = Stopwatch(begun)
     with watch.stage("read"):
         paths = arguments.image0, arguments.image1
         images = [as_rgb(path, max_megapixels=arguments.max_megapixels) for path in paths]
         masks = [_mask(arguments, path, image) for path, image in zip(paths, images, strict=True)]
     sizes = [(image.shape[2], image.shape[1]) for image in images]
-    threshold, cameras = fitting.inlier_threshold(arguments, arguments.resize, sizes), fitting.cameras(arguments, sizes)
+    fit = {
+        "geometry": arguments.geometry,
+        "max_error": fitting.inlier_threshold(arguments, arguments.resize, sizes),
+        "intrinsics": fitting.cameras(arguments, sizes),
+    }
     with watch.stage("load"):
         model = options.load_runtime(arguments) if arguments.backend == "onnx" else options.load_model(arguments)
-        weights = model.settings()["weights"] if isinstance(model, Extractor) else weights_hash(model)
-        check_usable(how, weights)
-    if isinstance(model, Extractor):
-        with watch.stage("extract"):
-            first, second = (_extract(model, *each, limits) for each in zip(images, masks, strict=True))
-        found = attempt_match(
-            first,
-            second,
-            geometry=arguments.geometry,
-            max_error=threshold,
-            intrinsics=cameras,
-            how=how,
-            watch=watch,
-        )
-    else:
-        found = match_photos(
-            *images,
-            model=model,
-            geometry=arguments.geometry,
-            max_error=threshold,
-            intrinsics=cameras,
-            match_filter=how,
-            rotations=arguments.rotations,
-            **limits,
-            masks=masks,
-            watch=watch,
-        )
+        check_usable(how, _weights(model))
+    found = _found(arguments, model, images, masks, how, fit, watch)
     begun("")
     _report(found, watch)
     if arguments.output is not None:
         _draw(arguments, images, found)
     if arguments.json is not None:
-        own = model.threshold if isinstance(model, Extractor) else model.detection.threshold
-        settings = _settings(arguments, how, own, threshold)
-        if cameras is not None:
-            settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
-        features = found.features0, found.features1
-        written = document(settings, features, found.matches, found.geometry, found.verdict, watch.milliseconds)
-        files.write_json(arguments.json, {**written, "quarter_turns": found.quarter_turns})
-        print(f"json       {arguments.json}")
+        _write(arguments, _settings(arguments, how, model, fit), found, watch)
     return options.UNRELATED if found.by_chance else 0
+
+
+def _weights(model: RIPE | Extractor) -> str:
+    from ripe.pretrained import weights_hash
+    from ripe.runtime import Extractor
+
+    return model.settings()["weights"] if isinstance(model, Extractor) else weights_hash(model)
+
+
+def _found(
+    arguments: argparse.Namespace,
+    model: RIPE | Extractor,
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    how: MatchFilter,
+    fit: dict[str, Any],
+    watch: Stopwatch,
+) -> MatchedPhotos:
+    """The photos' features, matches and geometry; by ONNX Runtime they are matched as they are, in one attempt."""
+    from ripe.attempts import attempt_match, match_photos
+    from ripe.runtime import Extractor
+
+    limits = options.extraction_settings(arguments)
+    limits |= {"resize": limits.pop("max_side")}
+    if isinstance(model, Extractor):
+        with watch.stage("extract"):
+            first, second = (_extract(model, *each, limits) for each in zip(images, masks, strict=True))
+        return attempt_match(first, second, how=how, watch=watch, **fit)
+    turned = {"match_filter": how, "rotations": arguments.rotations, "masks": masks, "watch": watch}
+    return match_photos(images[0], images[1], model=model, **fit, **limits, **turned)
 
 
 def _extract(model: Extractor, image: Tensor, mask: Tensor | None, limits: dict[str, Any]) -> Features:
@@ -197,6 +196,15 @@ def _extract(model: Extractor, image: Tensor, mask: Tensor | None, limits: dict[
     [found] = model.extract(image.permute(1, 2, 0).numpy(), **once, enlarge=False, masks=masks)
     keypoints, scores, descriptors = map(as_tensor, (found.keypoints, found.scores, found.descriptors))
     return Features(keypoints, scores, descriptors, found.image_size)
+
+
+def _write(arguments: argparse.Namespace, settings: dict[str, Any], found: MatchedPhotos, watch: Stopwatch) -> None:
+    from ripe import files
+
+    features = found.features0, found.features1
+    written = document(settings, features, found.matches, found.geometry, found.verdict, watch.milliseconds)
+    files.write_json(arguments.json, {**written, "quarter_turns": found.quarter_turns})
+    print(f"json       {arguments.json}")
 
 
 def _draw(arguments: argparse.Namespace, images: Sequence[Tensor], found: MatchedPhotos) -> None:
@@ -259,9 +267,12 @@ def _report(found: MatchedPhotos, watch: Stopwatch) -> None:
 
 
 def _settings(
-    arguments: argparse.Namespace, how: MatchFilter, own_threshold: float, inlier_threshold: float | None
+    arguments: argparse.Namespace, how: MatchFilter, model: RIPE | Extractor, fit: dict[str, Any]
 ) -> dict[str, Any]:
-    return {
+    from ripe.runtime import Extractor
+
+    own_threshold = model.threshold if isinstance(model, Extractor) else model.detection.threshold
+    settings = {
         "model": arguments.model,
         "precision": arguments.precision,
         "backend": arguments.backend,
@@ -272,5 +283,8 @@ def _settings(
         "rotations": arguments.rotations,
         "matcher": str(how),
         "geometry": arguments.geometry,
-        "inlier_threshold": inlier_threshold,
+        "inlier_threshold": fit["max_error"],
     }
+    if fit["intrinsics"] is not None:
+        settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in fit["intrinsics"])
+    return settings
