@@ -207,6 +207,8 @@ class _Run:
                 f"{source}: a checkpoint of {release_of(state)} that does not fit this release and these settings "
                 f"({str(error).splitlines()[0]})"
             ) from error
+        # Which a process may not have come to that was killed.
+        engine.by_main(lambda: self.checkpoints.prune(self.trainer.step, self.best_step))
 
     def _load(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state)
