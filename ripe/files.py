@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
 """After which it is said that another process is waited for."""
+LOCK = ".lock"
 
 
 @contextmanager
@@ -46,8 +47,7 @@ def scratch(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():  # which the lock would make
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    folder = path.with_name(f".{path.name}.tmp")
-    held = FileLock(path.with_name(f".{path.name}.lock"))
+    folder, held = _scratch_of(path), FileLock(path.with_name(f".{path.name}{LOCK}"))
     try:
         try:
             held.acquire(timeout=WAIT_SECONDS)
@@ -72,6 +72,24 @@ def scratch(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error  # named by its place, such as on a full disk
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left of `scratch` below a folder; what is being made there stays.
+
+    `scratch` does so for the file that it makes. This is for files that nobody may make again, such as those of a step
+    that is over.
+    """
+    for left in folder.rglob(f".*{LOCK}"):
+        held = FileLock(left)
+        with suppress(Timeout):
+            held.acquire(blocking=False)
+            shutil.rmtree(_scratch_of(left.with_name(left.name[1 : -len(LOCK)])), ignore_errors=True)
+            unlock(held)
+
+
+def _scratch_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
 def check_writable(path: str | Path) -> None:
     """Raise an `OSError` that says why if a file cannot be written at `path`; called before long work."""
     path = Path(path)
@@ -91,7 +109,7 @@ def lock(path: Path) -> FileLock:
     Raises:
         ValueError: this process holds it already.
     """
-    held = FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
+    held = FileLock(path.with_name(f"{path.name}{LOCK}"), thread_local=False)
     this = f"process {os.getpid()} on {platform.node()}"
     try:
         held.acquire(blocking=False)

@@ -32,8 +32,8 @@ OPTIONAL = (
 )
 # The package from the ground up: each folder and each module beside them may import those that stand before it, alone.
 ORDER = """
-    files resizing filters photos quantisation runtime features checks settings tables images feature_arrays folders
-    recipe geometry detection download drawing storage pair_lists two_views stored_weights
+    files resizing filters photos halving quantisation runtime features checks settings tables images feature_arrays
+    folders recipe geometry detection download drawing storage pair_lists two_views stored_weights
     networks ceiling inference regions parts model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils

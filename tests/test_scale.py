@@ -134,6 +134,21 @@ def test_only_what_is_missing_is_done(
     assert_same(table, read_features(tmp_path / "f.h5"))
 
 
+def test_what_a_killed_worker_left_is_no_shard_and_goes(folder: Path, tmp_path: Path, random_weights: Path) -> None:
+    table = tmp_path / "features"
+    extract(folder, f"file://{table}", random_weights)
+    whole = {path.name: path.read_bytes() for path in table.iterdir()}
+    names, one = FeatureTable(str(table)).names(), next(iter(whole))
+    left = table / f".{one}.tmp"
+    left.mkdir()
+    (left / one).write_bytes(whole[one][:100])
+    (table / f".{one}.lock").touch()
+    assert FeatureTable(str(table)).names() == names
+    extract(folder, f"file://{table}", random_weights)
+    assert FeatureTable(str(table)).names() == names
+    assert not any(path.name.startswith(".") for path in table.iterdir())
+
+
 def test_other_settings_are_refused_and_can_be_overwritten(
     folder: Path, tmp_path: Path, random_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,9 +109,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: TrainConfi
     with pytest.raises(FileExistsError, match="holds a run already; resume=auto goes on"):
         train(replace(parts, resume="never"))
     assert train(replace(parts, max_minutes=1e-9)).step == 2
+    left = parts.folder / "checkpoints" / ".step-00000001.pt.tmp"
+    left.mkdir()  # by a process that was killed, at a step that nobody makes again
+    left.with_suffix(".lock").touch()
     result = train(parts)
+    assert not left.exists()
+    assert not left.with_suffix(".lock").exists()
     assert_same_run(parts, whole)
-    assert train(parts).reason == "all steps were done already"
+    kept = sorted(left.parent.glob("*.pt"))
+    # As a process leaves them that is killed before it removes the old ones.
+    assert train(replace(parts, keep_checkpoints=1)).reason == "all steps were done already"
+    assert len(kept) > 1
+    assert list(left.parent.glob("*.pt")) == kept[-1:]
     assert len(ripe.load(result.weights).extract(skimage.data.astronaut(), threshold=-20.0)[0]) > 0
     assert set(log_rows(whole.folder)[0]) <= {"step", *FIGURES}
     with pytest.raises(FileNotFoundError, match=r"nothing\.pt: no such checkpoint"):

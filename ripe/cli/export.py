@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ripe.cli import options
-
-if TYPE_CHECKING:
-    from ripe.model import RIPE
 
 EXAMPLES = """  ripe export compact -o compact.onnx
   ripe export lightglue -o lightglue.onnx
   ripe export my_weights.safetensors -o mine.onnx
+  ripe export compact -o compact_half.onnx --float16
   ripe export compact -o compact_int8.onnx --int8 photos/
   ripe extract photos/ -o features.h5 --backend onnx --model mine.onnx
 
@@ -34,7 +33,13 @@ def add_parser(commands: Any) -> None:
         help="compact, robust, vgg_hyper, lightglue or a weights file",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="ONNX", help="the file, replaced whole")
-    parser.add_argument(
+    reduced = parser.add_mutually_exclusive_group()
+    reduced.add_argument(
+        "--float16",
+        action="store_true",
+        help="the network's stages in half precision, for GPUs and phones; what comes out stays in float32",
+    )
+    reduced.add_argument(
         "--int8",
         type=Path,
         metavar="FOLDER",
@@ -57,32 +62,40 @@ def run(arguments: argparse.Namespace) -> int:
     known = MODELS.get("compact" if shipped_matcher else arguments.model)
     license = "not stated" if known is None else known.license
     if shipped_matcher or is_matcher(Path(arguments.model)):
-        if arguments.int8 is not None:
-            raise ValueError("a matcher is exported in float32: leave out --int8")
+        if arguments.int8 is not None or arguments.float16:
+            raise ValueError("a matcher is exported in float32: leave out --int8 and --float16")
         name = "lightglue"
         matcher = load_matcher("compact" if shipped_matcher else arguments.model, device="cpu")
         export_matcher(matcher, arguments.output, license=license)
     else:
         model = load(arguments.model, device="cpu")
         name = model.name
-        if arguments.int8 is None:
-            export(model, arguments.output, license=license)
-        else:
-            _export_int8(model, license, arguments)
+        with TemporaryDirectory() as folder:
+            reduces = arguments.float16 or arguments.int8 is not None
+            whole = Path(folder) / "float32.onnx" if reduces else arguments.output
+            photos = _calibration(arguments.int8)
+            export(model, whole, license=license)
+            _reduce(whole, arguments, photos)
     print(f"{name} in {arguments.output}, {arguments.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
-def _export_int8(model: RIPE, license: str, arguments: argparse.Namespace) -> None:
-    """Export by way of a float32 file."""
-    from ripe.export import export
+def _calibration(folder: Path | None) -> list[Path]:
+    """The photos that eight bits are calibrated by; none where there is no folder of them."""
     from ripe.folders import photos_below
+
+    photos = [] if folder is None else [folder / name for name in photos_below(folder)]
+    if folder is not None and not photos:
+        raise ValueError(f"{folder}: holds no photos to calibrate by")
+    return photos
+
+
+def _reduce(whole: Path, arguments: argparse.Namespace, photos: Sequence[Path]) -> None:
+    """Write the float32 file `whole` anew in half precision or eight bits, where that is asked for."""
+    from ripe.halving import halve
     from ripe.quantisation import quantise
 
-    photos = [arguments.int8 / name for name in photos_below(arguments.int8)]
-    if not photos:
-        raise ValueError(f"{arguments.int8}: holds no photos to calibrate by")
-    with TemporaryDirectory() as folder:
-        whole = Path(folder) / "float32.onnx"
-        export(model, whole, license=license)
+    if arguments.float16:
+        halve(whole, arguments.output)
+    elif photos:
         quantise(whole, arguments.output, photos)

@@ -1,31 +1,26 @@
-"""`ripe match`: two photos in; figures, a picture and JSON out. Or a list of pairs in and hloc's match file out."""
+"""`ripe match`: two photos in; figures, a picture and JSON out. A list of pairs: `ripe.cli.match_list`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ripe.cli import options
-from ripe.cli.progress import progress_bar, stage_line
-from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document, inlier_threshold
+from ripe.cli import fitting, options
+from ripe.cli.match_list import match_list
+from ripe.cli.progress import stage_line
+from ripe.two_views import INLIER_THRESHOLDS, Stopwatch, document
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from ripe.attempts import MatchedPhotos, TurnedFeatures
-    from ripe.features import Features, Matches
+    from ripe.attempts import MatchedPhotos
+    from ripe.features import Features
     from ripe.filters import MatchFilter
-    from ripe.match_many import MatchPair
+    from ripe.model import RIPE
     from ripe.runtime import Extractor
-    from ripe.storage import FeatureReader, Pair
-    from ripe.two_views import Rotations
 
 EXAMPLES = """  ripe match left.jpg right.jpg
   ripe match left.jpg right.jpg -o matches.png --json matches.json
@@ -119,283 +114,76 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rotations == "all" and (arguments.geometry == "none" or (many and arguments.photos is None)):
         arguments.refuse("--rotations all goes with a --geometry, and with --photos if pairs of a list are matched")
     if many:
-        return _match_many(arguments)
+        return match_list(arguments)
     if arguments.image1 is None:
         arguments.refuse("give two photos, or --pairs, --features and -o")
     with stage_line("match") as begun:
         return _match_two(arguments, begun)
 
 
-def _match_many(arguments: argparse.Namespace) -> int:
-    """Match a list of pairs with stored features; 1 if an image had none, or such as cannot be matched."""
-    if arguments.pairs is None or arguments.features is None or arguments.output is None:
-        arguments.refuse("--pairs, --features and -o belong together")
-    if arguments.image0 is not None or arguments.json is not None or arguments.masks is not None:
-        arguments.refuse("--pairs goes with neither photos nor --json nor --masks (which ripe extract takes)")
-    if arguments.scales is not None:
-        arguments.refuse("--pairs matches features at the scales that ripe extract --scales has given them")
-    if arguments.geometry == "essential" and len(arguments.intrinsics or ()) != 1:
-        arguments.refuse("--geometry essential needs --intrinsics, one camera for all photos of a list")
-    if options.is_table(arguments):
-        return _match_table(arguments)
-    from ripe import files
-    from ripe.match_many import match_many
-    from ripe.matching import matching_settings
-    from ripe.pair_lists import read_pair_list
-    from ripe.storage import FeatureReader, MatchFile, stored_side
-
-    files.check_writable(arguments.output)
-    pairs = read_pair_list(arguments.pairs)
-    how = options.match_filter(arguments)
-    by = matching_settings(how)
-    device = options.device(arguments)
-    with (
-        FeatureReader(arguments.features) as features,
-        MatchFile(
-            arguments.output,
-            {**by, "matcher": by["matcher"] + _verification(arguments), **features.settings},
-            overwrite=arguments.overwrite,
-        ) as store,
-        progress_bar("match", len(pairs), unit="pair") as progress,
-    ):
-        verify = None
-        if arguments.geometry != "none":
-            turned = turned_features(arguments, features)
-            verify = _verifying(arguments, stored_side(features.settings), turned, how, device)
-        problems: list[str] = []
-        missing = match_many(
-            features,
-            pairs,
-            store,
-            how=how,
-            device=device,
-            progress=progress,
-            match_pair=verify,
-            failed=lambda pair, error: problems.append(f"{pair[0]} and {pair[1]}: {error}"),
-        )
-        done = sum(store.holds(*pair) for pair in pairs)
-        verdicts = Counter(store.notes(*pair).get("verdict") for pair in pairs)
-    return _report_list(arguments, done, len(pairs), verdicts, problems, missing)
-
-
-def _match_table(arguments: argparse.Namespace) -> int:
-    """Match a list of pairs of a table's photos to a table; 1 if an image had none, or such as cannot be matched."""
-    if arguments.photos is not None:
-        arguments.refuse("--photos, which are turned, goes with -o H5 alone")
-    from ripe.matching import check_usable, matching_settings
-    from ripe.pair_lists import read_pair_list
-    from ripe.scale.feature_tables import FeatureTable
-    from ripe.scale.matching import match_table
-    from ripe.storage import stored_side
-
-    pairs = read_pair_list(arguments.pairs)
-    how = options.match_filter(arguments)
-    by = matching_settings(how)
-    features = FeatureTable(str(arguments.features))
-    check_usable(how, features.settings.get("weights", "none of ours"))
-    picklable = argparse.Namespace(**{key: value for key, value in vars(arguments).items() if not callable(value)})
-    with progress_bar("match", len(pairs), unit="pair") as progress:
-        verdicts, missing, failures = match_table(
-            features,
-            pairs,
-            partial(_make_match_pair, picklable, stored_side(features.settings), how),
-            str(arguments.output),
-            {**by, "matcher": by["matcher"] + _verification(arguments), **features.settings},
-            engine=options.engine(arguments),
-            overwrite=arguments.overwrite,
-            progress=progress,
-        )
-    problems = [f"{pair[0]} and {pair[1]}: {error}" for pair, error in failures.items()]
-    done = sum(verdicts.values())
-    return _report_list(arguments, done, len(pairs), verdicts, problems, missing)
-
-
-def _make_match_pair(arguments: argparse.Namespace, seen_side: int | None, how: MatchFilter) -> MatchPair:
-    """What matches pairs in a process of the engine's, on that process's own device."""
-    from ripe.matching import filtered_match
-
-    device = options.device(arguments)
-    verify = None if arguments.geometry == "none" else _verifying(arguments, seen_side, None, how, device)
-
-    def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
-        both = features0.to(device), features1.to(device)
-        return (filtered_match(*both, how), {}) if verify is None else verify(pair, *both)
-
-    return match_pair
-
-
-def _report_list(
-    arguments: argparse.Namespace,
-    done: int,
-    total: int,
-    verdicts: Counter[Any],
-    problems: list[str],
-    missing: Mapping[str, int],
-) -> int:
-    """Say what came of a list of pairs; 1 if there were problems."""
-    from ripe.geometry.verdict import WORDS
-
-    print(f"{done} of {total} pairs in {arguments.output}")
-    if arguments.geometry != "none":
-        print(", ".join(f"{verdicts[name]} {words}" for name, words in WORDS.items()))
-    for name, count in missing.items():
-        problems.append(f"{count} pairs of {name}: {arguments.features} has no features of it")
-    for problem in problems[: options.NAMED]:
-        print(f"ripe: not matched: {problem}", file=sys.stderr)
-    if len(problems) > options.NAMED:
-        print(f"ripe: and {len(problems) - options.NAMED} more", file=sys.stderr)
-    return 1 if problems else 0
-
-
-def _verification(arguments: argparse.Namespace) -> str:
-    """What `_verifying` does to matches, in words; nothing where all are kept."""
-    if arguments.geometry == "none":
-        return ""
-    camera = "" if arguments.intrinsics is None else f" by {','.join(f'{n:g}' for n in arguments.intrinsics[0])}"
-    where = " of what was extracted from" if arguments.inlier_threshold is None else ""
-    turns = "" if arguments.photos is None or arguments.rotations == "none" else f", turns {arguments.rotations}"
-    return f", inliers of {arguments.geometry} within {_inlier_threshold(arguments, None):g} px{where}{camera}{turns}"
-
-
-def _verifying(
-    arguments: argparse.Namespace,
-    seen_side: int | None,
-    turned: TurnedFeatures | None,
-    how: MatchFilter,
-    device: torch.device,
-) -> MatchPair:
-    """What keeps the matches of a pair of a list that agree with one geometry; none of them if that is chance."""
-    from ripe.attempts import attempt_match, best_of, try_turns
-
-    def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
-        sizes = features0.image_size, features1.image_size
-        attempt = partial(
-            attempt_match,
-            geometry=arguments.geometry,
-            max_error=_inlier_threshold(arguments, seen_side, sizes),
-            intrinsics=_cameras(arguments, sizes),
-            how=how,
-        )
-
-        def turned_first(turns: int) -> Features:
-            assert turned is not None
-            return turned(pair[0], turns).to(device)
-
-        rotations: Rotations = "none" if turned is None else arguments.rotations
-        quick = rotations == "auto"
-        best = best_of(try_turns(attempt, features0, features1, turned_first, rotations, likeliest=quick))
-        assert best.geometry is not None
-        assert best.verdict is not None
-        kept = best.geometry.inliers.to(device) & (not best.by_chance)
-        inliers = replace(best.matches, indices=best.matches.indices[kept], scores=best.matches.scores[kept])
-        notes: dict[str, Any] = {"verdict": best.verdict.name, "log10_nfa": best.verdict.log10_nfa}
-        if best.geometry.model is not None and not best.by_chance:
-            notes[best.geometry.kind] = best.geometry.model.numpy()
-        return inliers, {**notes, "quarter_turns": best.quarter_turns}
-
-    return match_pair
-
-
-def turned_features(arguments: argparse.Namespace, features: FeatureReader) -> TurnedFeatures | None:
-    """What describes a list's photos in quarter turns, by the model that made their features; None if it is not to."""
-    if arguments.photos is None or arguments.rotations == "none":
-        return None
-    from ripe.attempts import TurnedFeatures
-    from ripe.pretrained import model_settings
-
-    model = options.load_model(arguments)
-    if model_settings(model)["weights"] != features.settings.get("weights"):
-        raise ValueError(f"{features.path} was not made by {arguments.model}; name the --model to turn photos with")
-    describe = partial(model.describe_turned, max_megapixels=arguments.max_megapixels)
-    return TurnedFeatures(describe, arguments.photos, features.read)
-
-
-def _cameras(arguments: argparse.Namespace, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
-    """Camera matrices of both photos, of (width, height) `sizes`, from --intrinsics or EXIF; None if not needed."""
-    if arguments.geometry != "essential":
-        return None
-    from ripe.geometry.intrinsics import camera_matrix
-
-    given = arguments.intrinsics or [_exif_camera(path) for path in (arguments.image0, arguments.image1)]
-    return camera_matrix(given[0], sizes[0]), camera_matrix(given[-1], sizes[1])
-
-
-def _exif_camera(path: Path) -> tuple[float]:
-    from ripe.geometry.intrinsics import exif_focal_length
-
-    focal = exif_focal_length(path)
-    if focal is None:
-        raise ValueError(
-            f"{path}: EXIF has no 35 mm focal length; give --intrinsics, such as its focal length in pixels"
-        )
-    return (focal,)
-
-
 def _match_two(arguments: argparse.Namespace, begun: Callable[[str], object]) -> int:
     from ripe import drawing, files
-    from ripe.attempts import attempt_match, match_photos
     from ripe.images import as_rgb
     from ripe.matching import check_usable
-    from ripe.pretrained import weights_hash
-    from ripe.runtime import Extractor
 
     if arguments.output is not None:
         drawing.picture_format(arguments.output)
     for path in (arguments.output, arguments.json):
         if path is not None:
             files.check_writable(path)
-    how, limits = options.match_filter(arguments), options.extraction_settings(arguments)
-    limits |= {"resize": limits.pop("max_side")}
+    how = options.match_filter(arguments)
     watch = Stopwatch(begun)
     with watch.stage("read"):
         paths = arguments.image0, arguments.image1
         images = [as_rgb(path, max_megapixels=arguments.max_megapixels) for path in paths]
         masks = [_mask(arguments, path, image) for path, image in zip(paths, images, strict=True)]
     sizes = [(image.shape[2], image.shape[1]) for image in images]
-    threshold, cameras = _inlier_threshold(arguments, arguments.resize, sizes), _cameras(arguments, sizes)
+    fit = {
+        "geometry": arguments.geometry,
+        "max_error": fitting.inlier_threshold(arguments, arguments.resize, sizes),
+        "intrinsics": fitting.cameras(arguments, sizes),
+    }
     with watch.stage("load"):
         model = options.load_runtime(arguments) if arguments.backend == "onnx" else options.load_model(arguments)
-        weights = model.settings()["weights"] if isinstance(model, Extractor) else weights_hash(model)
-        check_usable(how, weights)
-    if isinstance(model, Extractor):
-        with watch.stage("extract"):
-            first, second = (_extract(model, *each, limits) for each in zip(images, masks, strict=True))
-        found = attempt_match(
-            first,
-            second,
-            geometry=arguments.geometry,
-            max_error=threshold,
-            intrinsics=cameras,
-            how=how,
-            watch=watch,
-        )
-    else:
-        found = match_photos(
-            *images,
-            model=model,
-            geometry=arguments.geometry,
-            max_error=threshold,
-            intrinsics=cameras,
-            match_filter=how,
-            rotations=arguments.rotations,
-            **limits,
-            masks=masks,
-            watch=watch,
-        )
+        check_usable(how, _weights(model))
+    found = _found(arguments, model, images, masks, how, fit, watch)
     begun("")
     _report(found, watch)
     if arguments.output is not None:
         _draw(arguments, images, found)
     if arguments.json is not None:
-        own = model.threshold if isinstance(model, Extractor) else model.detection.threshold
-        settings = _settings(arguments, how, own, threshold)
-        if cameras is not None:
-            settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in cameras)
-        features = found.features0, found.features1
-        written = document(settings, features, found.matches, found.geometry, found.verdict, watch.milliseconds)
-        files.write_json(arguments.json, {**written, "quarter_turns": found.quarter_turns})
-        print(f"json       {arguments.json}")
+        _write(arguments, _settings(arguments, how, model, fit), found, watch)
     return options.UNRELATED if found.by_chance else 0
+
+
+def _weights(model: RIPE | Extractor) -> str:
+    from ripe.pretrained import weights_hash
+    from ripe.runtime import Extractor
+
+    return model.settings()["weights"] if isinstance(model, Extractor) else weights_hash(model)
+
+
+def _found(
+    arguments: argparse.Namespace,
+    model: RIPE | Extractor,
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    how: MatchFilter,
+    fit: dict[str, Any],
+    watch: Stopwatch,
+) -> MatchedPhotos:
+    """The photos' features, matches and geometry; by ONNX Runtime they are matched as they are, in one attempt."""
+    from ripe.attempts import attempt_match, match_photos
+    from ripe.runtime import Extractor
+
+    limits = options.extraction_settings(arguments)
+    limits |= {"resize": limits.pop("max_side")}
+    if isinstance(model, Extractor):
+        with watch.stage("extract"):
+            first, second = (_extract(model, *each, limits) for each in zip(images, masks, strict=True))
+        return attempt_match(first, second, how=how, watch=watch, **fit)
+    turned = {"match_filter": how, "rotations": arguments.rotations, "masks": masks, "watch": watch}
+    return match_photos(images[0], images[1], model=model, **fit, **limits, **turned)
 
 
 def _extract(model: Extractor, image: Tensor, mask: Tensor | None, limits: dict[str, Any]) -> Features:
@@ -408,6 +196,15 @@ def _extract(model: Extractor, image: Tensor, mask: Tensor | None, limits: dict[
     [found] = model.extract(image.permute(1, 2, 0).numpy(), **once, enlarge=False, masks=masks)
     keypoints, scores, descriptors = map(as_tensor, (found.keypoints, found.scores, found.descriptors))
     return Features(keypoints, scores, descriptors, found.image_size)
+
+
+def _write(arguments: argparse.Namespace, settings: dict[str, Any], found: MatchedPhotos, watch: Stopwatch) -> None:
+    from ripe import files
+
+    features = found.features0, found.features1
+    written = document(settings, features, found.matches, found.geometry, found.verdict, watch.milliseconds)
+    files.write_json(arguments.json, {**written, "quarter_turns": found.quarter_turns})
+    print(f"json       {arguments.json}")
 
 
 def _draw(arguments: argparse.Namespace, images: Sequence[Tensor], found: MatchedPhotos) -> None:
@@ -444,22 +241,6 @@ def _mask(arguments: argparse.Namespace, path: Path, image: Tensor) -> Tensor | 
     return as_mask(found, path, (image.shape[1], image.shape[2]), max_megapixels=arguments.max_megapixels)
 
 
-def _inlier_threshold(
-    arguments: argparse.Namespace, seen_side: int | None, sizes: Sequence[tuple[int, int]] = ()
-) -> float | None:
-    """--inlier-threshold in pixels of the photos; by default it grows as the photo that was shrunk more was shrunk.
-
-    Args:
-        arguments: of the command.
-        seen_side: longer side to which longer photos were shrunk; None if they were not.
-        sizes: (width, height) of both photos.
-    """
-    given = arguments.inlier_threshold
-    if given is not None and not given > 0:
-        raise ValueError(f"--inlier-threshold is {given}; it must be more than 0 pixels")
-    return given if given is not None else inlier_threshold(arguments.geometry, sizes, seen_side)
-
-
 def _report(found: MatchedPhotos, watch: Stopwatch) -> None:
     import torch
 
@@ -486,9 +267,12 @@ def _report(found: MatchedPhotos, watch: Stopwatch) -> None:
 
 
 def _settings(
-    arguments: argparse.Namespace, how: MatchFilter, own_threshold: float, inlier_threshold: float | None
+    arguments: argparse.Namespace, how: MatchFilter, model: RIPE | Extractor, fit: dict[str, Any]
 ) -> dict[str, Any]:
-    return {
+    from ripe.runtime import Extractor
+
+    own_threshold = model.threshold if isinstance(model, Extractor) else model.detection.threshold
+    settings = {
         "model": arguments.model,
         "precision": arguments.precision,
         "backend": arguments.backend,
@@ -499,5 +283,8 @@ def _settings(
         "rotations": arguments.rotations,
         "matcher": str(how),
         "geometry": arguments.geometry,
-        "inlier_threshold": inlier_threshold,
+        "inlier_threshold": fit["max_error"],
     }
+    if fit["intrinsics"] is not None:
+        settings["intrinsics0"], settings["intrinsics1"] = (camera.tolist() for camera in fit["intrinsics"])
+    return settings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripe.cli import options
 from ripe.cli.extract import extract_to, name_images
-from ripe.cli.match import turned_features
+from ripe.cli.match_list import turned_features
 from ripe.cli.progress import progress_bar
 from ripe.pairing.choice import METHODS, PairChoice
 

@@ -97,6 +97,7 @@ def extract_table(
         OSError: the table cannot be written.
     """
     shards = feature_shards(address)
+    shards.place.sweep()
     if overwrite:
         shards.clear()
     rows, stored = read_index(shards)

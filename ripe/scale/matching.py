@@ -89,6 +89,7 @@ def match_table(
         OSError: the table cannot be written.
     """
     shards = match_shards(address)
+    shards.place.sweep()
     if overwrite:
         shards.clear()
     rows, stored = read_index(shards)

@@ -14,7 +14,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ripe.files import replacing
+from ripe.files import replacing, sweep
 from ripe.folders import is_photo, may_hold_photos, photos_below
 
 READERS = 16
@@ -120,6 +120,12 @@ class Place:
                 temporary.write_bytes(content)
         else:
             files.pipe_file(f"{root}/{name}", content)  # stores of objects show one when it is whole
+
+    def sweep(self) -> None:
+        """Remove what killed processes have left of files that they were writing."""
+        files, root = self._opened
+        if isinstance(files, LocalFileSystem):
+            sweep(Path(root))
 
     def remove(self, name: str) -> None:
         """Take one of its files away."""

@@ -52,8 +52,8 @@ class Shards:
     key: tuple[str, ...]
 
     def names(self) -> list[str]:
-        """File names of all shards, sorted."""
-        return [name for name in self.place.files() if name.endswith(SUFFIX)]
+        """File names of all shards, sorted; what is being written lies in folders, and is none."""
+        return [name for name in self.place.files() if name.endswith(SUFFIX) and "/" not in name]
 
     def index(self, columns: Sequence[str]) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
         """Some columns of all rows, and what all rows depend on (their column `settings`), which is empty without rows.

@@ -99,6 +99,10 @@ class CheckpointFolder:
             OSError: it cannot be written; what was there is untouched.
         """
         self.make_room(lambda: save_checkpoint(state, self.path(step)), step, best)
+        self.prune(step, best)
+
+    def prune(self, step: int, best: int | None) -> None:
+        """Remove those that are too old for a run that is at `step`."""
         self._prune(self.keep, step, best)
 
     def make_room(self, write: Callable[[], None], step: int, best: int | None) -> None:

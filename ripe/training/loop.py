@@ -16,7 +16,7 @@ import torch
 from ripe.data.batch import PairBatch
 from ripe.data.feed import Feed, RunStoppedError
 from ripe.drawing import save_picture
-from ripe.files import locked
+from ripe.files import locked, sweep
 from ripe.objective.tally import Tally
 from ripe.recipe.config import TrainConfig
 from ripe.training.checkpoint import CheckpointFolder, load_checkpoint, release_of, save_checkpoint
@@ -207,6 +207,8 @@ class _Run:
                 f"{source}: a checkpoint of {release_of(state)} that does not fit this release and these settings "
                 f"({str(error).splitlines()[0]})"
             ) from error
+        # Which a process may not have come to that was killed.
+        engine.by_main(lambda: self.checkpoints.prune(self.trainer.step, self.best_step))
 
     def _load(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state)
@@ -249,6 +251,7 @@ class _Run:
         """Another process that would train into the folder is waited for: both would write the same checkpoints."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
+            sweep(self.folder)
             yield
 
     def _open_loggers(self) -> list[Logger]:
