@@ -11,6 +11,11 @@ def compact(**options: object) -> RIPE:
     return load("compact", **options)
 
 
+def robust(**options: object) -> RIPE:
+    """The robust network with the shipped weights."""
+    return load("robust", **options)
+
+
 def vgg_hyper(**options: object) -> RIPE:
     """The published network; its weights, whose licence is non-commercial, are fetched at first use."""
     return load("vgg_hyper", **options)
