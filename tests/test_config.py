@@ -129,7 +129,7 @@ def test_published_names_of_settings_are_understood() -> None:
         ("data=x", "data=x: no such choice; there are acdc"),
         ("data.sets={cambridge: 1}", "data.sets=cambridge: must be one of acdc, megadepth, tokyo, own"),
         ("data.sets={own: 1", "no viable alternative at input '{own: 1'"),
-        ("model.name=large", "model.name=large: must be one of compact, vgg_hyper"),
+        ("model.name=large", "model.name=large: must be one of compact, robust, vgg_hyper"),
         ("data.warp=3", "data.warp=3: is a group of settings"),
         ("name=a/b", "name=a/b: must be the name of a folder"),
         ("steps", "settings are written key=value"),
