@@ -5,7 +5,7 @@
     python benchmarks/inference.py --int8 compact_int8.onnx        # of: ripe export compact -o … --int8 photos/
     python benchmarks/inference.py --photos my_photos/ --threads 4
 
-`compact` is measured on photos of different texture, cut and resized to 640×480: twelve that come with this package and
+`compact` and `robust` are measured on photos of different texture, cut and resized to 640×480: twelve that come with this package and
 scikit-image, or those of a folder. On each photo the contestants take turns, so that all meet the same machine, and the
 ratio to OpenCV's SIFT is the median over the rounds. Of these ratios, the table has the median over the photos, the
 least and the most; so it has of processor time, which shows what waiting threads burn. `vgg_hyper` is slower by an
@@ -135,14 +135,16 @@ def opencv(feature: cv2.Feature2D) -> Call:
 
 
 def contestants(int8: Path | None) -> dict[str, Callable[[], Call]]:
-    """Those of `compact`, and rivals; per name, what makes the call to be measured."""
+    """Those of `compact` and `robust`, and rivals; per name, what makes the call to be measured."""
     found: dict[str, Callable[[], Call]] = {
         SIFT: lambda: opencv(cv2.SIFT_create(KEYPOINTS)),
         "OpenCV ORB": lambda: opencv(cv2.ORB_create(KEYPOINTS)),
         "PyTorch": lambda: pytorch(ripe.load(device="cpu")),
+        "robust, PyTorch": lambda: pytorch(ripe.load("robust", device="cpu")),
     }
     if {"avx512_bf16", "amx_bf16"} & {name for name, there in torch.cpu.get_capabilities().items() if there is True}:
         found["PyTorch, bfloat16"] = lambda: pytorch(ripe.load(device="cpu"), torch.bfloat16)
+        found["robust, PyTorch, bfloat16"] = lambda: pytorch(ripe.load("robust", device="cpu"), torch.bfloat16)
     if find_spec("onnxruntime"):
         found["ONNX Runtime"] = lambda: onnx_runtime(runtime.COMPACT)
         found["ONNX Runtime, spinning"] = lambda: onnx_runtime_spinning(runtime.COMPACT)
@@ -205,7 +207,7 @@ def spread(values: list[float]) -> str:
 
 
 def compare_back_ends(images: dict[str, np.ndarray], int8: Path | None, repeats: int) -> str:
-    """The table of `compact`."""
+    """The table of `compact` and `robust`."""
     calls = {name: make() for name, make in contestants(int8).items()}
     medians: dict[str, list[float]] = {name: [] for name in calls}
     found: dict[str, list[Seconds]] = {name: [] for name in calls}
