@@ -165,6 +165,7 @@ class _Graph(nn.Module):
     def __init__(self, model: RIPE) -> None:
         super().__init__()
         self.model = fold(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.model.net = self.model.net.for_export()
 
     def forward(self, image: Tensor, threshold: Tensor, max_keypoints: Tensor) -> tuple[Tensor, ...]:
         maps = self.model.net(image)

@@ -27,6 +27,8 @@ PHOTOS = 200
 LONG_SIDE = 640
 QUANTISED = tuple(f"model.net.stages.{stage}." for stage in (2, 3, 4))
 """How the names of the weights begin that become int8."""
+POOLING = "model.net.stages.2.0."
+"""Not of these: it would round the map of stride 2 for all that read it."""
 OPERATIONS = ("Conv", "Relu", "AveragePool")
 
 logger = logging.getLogger(__name__)
@@ -102,7 +104,7 @@ def _trunk(model: "ModelProto") -> list[str]:
     names, outputs = [], set[str]()
     for node in model.graph.node:  # each after those whose outputs it takes
         if node.op_type == "Conv":
-            chosen = node.input[1].startswith(QUANTISED)
+            chosen = node.input[1].startswith(QUANTISED) and not node.input[1].startswith(POOLING)
         else:
             chosen = node.op_type in OPERATIONS and node.input[0] in outputs
         if chosen:

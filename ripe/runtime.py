@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 COMPACT = Path(__file__).parent / "weights" / "compact.onnx"
-COMPACT_SHA256 = "964372225378c9c392d59e96175ac96f7f37547a616ccd9f2c88bb02f8d4b642"
+COMPACT_SHA256 = "b4d002c5ccc470df38e365e5bc89260ea141a9bd28ecf747f09765f9f6ec3a19"
 CPU = ("CPUExecutionProvider",)
 ALL = 2**62
 BLOCK = 2**24  # similarities that are held at a time: 64 MiB

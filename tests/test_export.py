@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 import ripe
 from ripe import runtime
@@ -17,6 +18,8 @@ from ripe.detection import DetectionSettings, detect, detect_padded
 from ripe.export import export
 from ripe.networks import vgg
 from ripe.networks.dense import DescriptorHead
+from ripe.networks.descriptors import sample_map, sample_rows
+from ripe.networks.folding import fold
 from ripe.networks.lightglue import Points, normalised
 from ripe.networks.vgg import VggNet, descriptor_head
 from ripe.pretrained import weights_hash
@@ -41,6 +44,28 @@ def test_a_padded_batch_holds_what_single_maps_give(subpixel: bool, most: int) -
         assert torch.equal(keypoints[index, :count], expected_keypoints)
         assert torch.equal(scores[index, :count], expected_scores)
         assert (scores[index, count:] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (97, 45), (128, 160)])
+def test_the_exported_network_has_the_same_maps(model: ripe.RIPE, size: tuple[int, int]) -> None:
+    network = fold(model).net
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    expected = network(images)
+    found = network.for_export()(images)
+    assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(found.pyramid, expected.pyramid, strict=True):
+        assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3)])
+def test_rows_of_pixels_give_what_sampling_gives(size: tuple[int, int]) -> None:
+    """Beyond the image's border, too."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 7, *size, generator=generator)
+    whole = 8 * size[0], 8 * size[1]
+    keypoints = (torch.rand(2, 50, 2, generator=generator) * 1.4 - 0.2) * torch.tensor([whole[1], whole[0]])
+    expected = sample_map(features, keypoints, whole, align_corners=False)
+    assert_close(sample_rows(features, keypoints, whole), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_heads_and_the_finest_maps_stay_in_float32(int8: Path) -> None:
     types = {each.name: each.data_type for each in onnx.load(int8).graph.initializer}
     eight_bits = {name for name, kind in types.items() if kind == onnx.TensorProto.INT8 and "weight" in name}
     assert {name.split(".")[3] for name in eight_bits if "zero_point" not in name} == {"2", "3", "4"}
-    for name in ("stages.0.0", "stages.1.1", "stages.1.4", "full_score", "half_score", "cell_score"):
+    for name in ("stages.0.0", "stages.1.1", "stages.1.4", "stages.2.0", "full_score", "half_score", "cell_score"):
         assert types[f"model.net.{name}.weight"] == onnx.TensorProto.FLOAT
 
 

@@ -17,12 +17,17 @@ from made_scene import cameras, write
 from PIL import Image
 
 from ripe.cli import main
+from ripe.extract_many import Extraction
 from ripe.features import Features
+from ripe.filters import MUTUAL, MatchFilter
+from ripe.geometry.intrinsics import camera_matrix
+from ripe.geometry.robust import estimate_geometry
 from ripe.images import read_image
 from ripe.integrations import colmap
 from ripe.integrations.colmap import KnownCamera
 from ripe.pairing.choose import exhaustive
 from ripe.reconstruction.mapping import map_photos
+from ripe.reconstruction.pipeline import Source, reconstruct
 from ripe.reconstruction.verification import MIN_INLIER_RATIO, RANSAC, verify
 from ripe.reconstruction.viewer import write_viewer
 from ripe.storage import read_features
@@ -549,6 +554,28 @@ def test_matches_by_chance_verify_nothing(tmp_path: Path) -> None:
     pairs = [(("a.png", "b.png"), np.repeat(np.arange(900)[:, None], 2, axis=1))]
     colmap.write_database(tmp_path / "database.db", tmp_path, features, pairs)
     assert verify(tmp_path / "database.db") == 0
+
+
+def test_matches_that_a_filter_chose_are_judged_by_all(tmp_path: Path) -> None:
+    """A filter that leaves the matches which agree by chance makes them look sure."""
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.rand(2, 900, 2, generator=generator) * torch.tensor([639.0, 479.0])
+    camera = camera_matrix((1.2 * 640,), (640, 480))  # as COLMAP takes it to be
+    agreeing = estimate_geometry("essential", *positions, max_error=4.0, intrinsics=(camera, camera)).inliers
+    assert 30 < agreeing.sum() < 60
+    first, other = torch.nn.functional.normalize(torch.randn(2, 900, 256, generator=generator), dim=2)
+    second = torch.where(agreeing[:, None], first, torch.nn.functional.normalize(0.4 * first + 0.9 * other, dim=1))
+    made = [
+        Extraction(Features(at, torch.arange(900, 0, -1).float(), descriptors, (640, 480)), 640)
+        for at, descriptors in zip(positions, (first, second), strict=True)
+    ]
+    for name in ("a.png", "b.png"):
+        Image.new("L", (640, 480)).save(tmp_path / name)
+    source = Source("made", lambda photos, masks, failed: enumerate(made[: len(photos)]), {})
+    names = ("a.png", "b.png")
+    for how in (MUTUAL, MatchFilter(ratio=0.8)):
+        found = reconstruct(tmp_path, names, source, tmp_path / str(how), [names], match_filter=how)
+        assert (found.pairs, found.verified_pairs) == (1, 0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

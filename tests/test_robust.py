@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ripe
+from ripe.networks.folding import fold
 from ripe.networks.robust import RobustNet
 from ripe.pretrained import build
 from ripe.training.initial import load_initial
@@ -79,3 +80,14 @@ def test_inference_gives_what_training_sees(trained: RobustNet, size: tuple[int,
     for one, other in zip(fast.pyramid, plain.pyramid, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert fast.logits.shape == (1, 1, *size)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (97, 45), (128, 160)], ids=str)
+def test_the_exported_network_has_the_same_maps(trained: RobustNet, size: tuple[int, int]) -> None:
+    network = fold(trained)
+    with torch.no_grad():
+        expected = network(a_photo(*size))
+        found = network.for_export()(a_photo(*size))
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    for one, other in zip(found.pyramid, expected.pyramid, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -38,7 +38,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --device and --precision."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="compact", metavar="NAME|FILE", help="compact, robust, vgg_hyper or a weights file (%(default)s)"
+        "--model",
+        default="compact",
+        metavar="NAME|FILE",
+        help="compact, robust, vgg_hyper or a weights file (%(default)s)",
     )
     group.add_argument("--device", help="such as cpu or cuda:1 (a GPU if there is one)")
     group.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the arithmetic (%(default)s)")

@@ -8,11 +8,13 @@ coarse pixel lies at the centre of the pixels that it covers.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ripe.networks.blocks import block_means, by_blocks, fixed, of_pairs
 from ripe.networks.dense import DenseMaps, DenseNetwork
 from ripe.networks.windows import Frame, Part, Size, Window
 
@@ -20,6 +22,8 @@ CHANNELS = (8, 24, 48, 96, 128)
 CONVOLUTIONS = (1, 2, 2, 3, 3)
 CELL = 8
 STRIDE = 16
+BLOCK = 4
+"""Side of the blocks of pixels whose scores an exported graph computes at once."""
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> list[nn.Module]:
@@ -73,7 +77,7 @@ class CompactNet(DenseNetwork):
             features = stage(features)
             pyramid.append(features)
         pyramid = self.in_context(pyramid)
-        return DenseMaps(self._score(pyramid, self.full_score)[..., :height, :width], tuple(pyramid))
+        return DenseMaps(self._score(pyramid, self._fine_score)[..., :height, :width], tuple(pyramid))
 
     def infer(self, images: Tensor, part: Part | None = None) -> DenseMaps:
         """The same maps; what PyTorch is slow at on a CPU is spelt out in simpler steps."""
@@ -86,12 +90,16 @@ class CompactNet(DenseNetwork):
                 features = _halved(features) if isinstance(layer, nn.AvgPool2d) else layer(features)
             pyramid.append(features)
         pyramid = self.in_context(pyramid)
-        logits = self._score(pyramid, self._full_score_by_taps)[..., :height, :width]
+        logits = self._score(pyramid, self._fine_score_by_taps)[..., :height, :width]
         return DenseMaps(logits, tuple(pyramid), None if part is None else _frames(part))
 
     def in_context(self, pyramid: list[Tensor]) -> list[Tensor]:
         """The feature maps, whatever else a network makes of the stages' maps, finest first."""
         return pyramid
+
+    def for_export(self) -> DenseNetwork:
+        """The same maps in steps that ONNX Runtime is fast at."""
+        return ExportedNet(self)
 
     def seen(self, wanted: Window, size: Size) -> Window:
         """Which pixels the maps depend on."""
@@ -101,18 +109,24 @@ class CompactNet(DenseNetwork):
         """The memory that a part takes."""
         return self.bytes_per_pixel * seen
 
-    def _score(self, pyramid: list[Tensor], full_score: Callable[[Tensor], Tensor]) -> Tensor:
+    def _score(self, pyramid: list[Tensor], fine_score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         top_down = F.interpolate(self.top_down(pyramid[4]), scale_factor=2.0, mode="bilinear", align_corners=False)
         cells = self.fuse(self.lateral(pyramid[3]) + top_down)
         # In float32 even under autocast: neighbouring scores rounded to bfloat16 tie, and ties are no maxima.
         with torch.autocast(cells.device.type, enabled=False):
             coarse = F.pixel_shuffle(self.cell_score(cells.float()), CELL)
-            # Few channels shuffle faster when each is a plane.
-            half = F.pixel_shuffle(self.half_score(pyramid[1].float()).contiguous(), 2)
-            return coarse + half + full_score(pyramid[0].float())
+            return coarse + fine_score(pyramid[0].float(), pyramid[1].float())
 
-    def _full_score_by_taps(self, features: Tensor) -> Tensor:
-        """`full_score`: each of its nine taps weighs the channels in one product; then the nine planes are shifted.
+    def _fine_score(self, full: Tensor, half: Tensor) -> Tensor:
+        """What the two light heads add to the scores, by the maps of strides 1 and 2: B×1×H×W."""
+        return self._half_score(half) + self.full_score(full)
+
+    def _half_score(self, half: Tensor) -> Tensor:
+        # Few channels shuffle faster when each is a plane.
+        return F.pixel_shuffle(self.half_score(half).contiguous(), 2)
+
+    def _fine_score_by_taps(self, features: Tensor, half: Tensor) -> Tensor:
+        """`_fine_score`: each of `full_score`'s nine taps weighs the channels in one product; then planes are shifted.
 
         A convolution to a single channel leaves most of a processor's vector lanes empty.
         """
@@ -125,7 +139,45 @@ class CompactNet(DenseNetwork):
         left, score, right = rows
         score[..., 1:] += left[..., :-1]
         score[..., :-1] += right[..., 1:]
-        return score[:, None]
+        return self._half_score(half) + score[:, None]
+
+
+class ExportedNet(CompactNet):
+    """The same maps of a folded network in steps that ONNX Runtime is fast at on a CPU.
+
+    There, 16 channels are computed at a time, and maps whose channels 16 does not divide are brought into another order
+    in memory for much that is done with them. So the finest map is computed as that of pairs of pixels, B×16×H×(W/2):
+    8 channels of the left one, then 8 of the right one. The light heads give 4×4 pixels at once as 16 channels. Where
+    16 does not divide the channels, means of 2×2 pixels are convolutions.
+
+    The map of stride 2 is none of pairs: on processors that compute 8 channels at a time, its second convolution would
+    take twice as long.
+    """
+
+    def __init__(self, network: CompactNet) -> None:
+        super().__init__()
+        for name, child in network.named_children():
+            self.add_module(name, child)
+        stages: Any = self.stages
+        full, half, quarter, *_ = stages
+        full[0] = by_blocks(full[0], 1, 2)
+        half[0] = of_pairs(block_means(CHANNELS[0]))
+        quarter[0] = block_means(CHANNELS[1])
+        self.full_score = of_pairs(by_blocks(self.full_score, BLOCK, BLOCK))
+        self.half_score = by_blocks(self.half_score, BLOCK // 2, BLOCK // 2)
+        # Each of the 2×2 pixels has a block of 2×2 already: from rows, columns, their rows, their columns.
+        weight = self.half_score.weight
+        self.half_score.weight = fixed(weight.unflatten(0, (2, 2, 2, 2)).transpose(1, 2).flatten(0, 3))
+
+    def forward(self, images: Tensor) -> DenseMaps:
+        """See the class."""
+        logits, (pairs, *coarser), _ = super().forward(images)
+        batch, _, height, half_width = pairs.shape
+        full = pairs.permute(0, 2, 3, 1).reshape(batch, height, 2 * half_width, CHANNELS[0]).permute(0, 3, 1, 2)
+        return DenseMaps(logits, (full, *coarser))
+
+    def _fine_score(self, full: Tensor, half: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.half_score(half) + self.full_score(full), BLOCK)
 
 
 def _padded(images: Tensor) -> Tensor:

@@ -55,6 +55,10 @@ class DenseNetwork(nn.Module):
             raise self._whole_alone()
         return self(images)
 
+    def for_export(self) -> "DenseNetwork":
+        """What gives the maps of `forward` in an exported graph; made of this network's parts, a folded copy's."""
+        return self
+
     def seen(self, wanted: Window, size: Size) -> Window:
         """Which pixels of an image of (H, W) `size` the maps depend on in the window that is wanted."""
         raise self._whole_alone()

@@ -32,6 +32,8 @@ def sample_map(
     """
     if frame is not None:
         keypoints, image_size = _in_part(keypoints, image_size, align_corners, frame), frame.window.size
+    elif torch.compiler.is_compiling() and not align_corners:
+        return sample_rows(features, keypoints, image_size)
     # Axis by axis: a tensor of both lengths would be a constant in an exported graph.
     axes = zip(keypoints.unbind(dim=-1), reversed(image_size), strict=True)
     grid = torch.stack(
@@ -42,6 +44,27 @@ def sample_map(
         features.float(), grid[:, :, None].float(), mode=mode, align_corners=align_corners, padding_mode=padding
     )
     return samples[..., 0].transpose(1, 2)
+
+
+def sample_rows(features: Tensor, keypoints: Tensor, image_size: Size) -> Tensor:
+    """`sample_map` without `align_corners`, of whole maps, for exported graphs: B×M×C.
+
+    All channels of a pixel are read at once. ONNX Runtime's `GridSample` reads channel after channel, which takes
+    several times as long, even though the map has to be brought into another order first.
+    """
+    batch, channels, *lengths = features.shape
+    pixels, weights = [], []  # of rows, then of columns: those before and after each keypoint, and how near both are
+    for at, image, length in zip(keypoints.flip(-1).unbind(dim=-1), image_size, lengths, strict=True):
+        place = ((at + 0.5) * (length / image) - 0.5).clamp(min=0).clamp(max=length - 1)
+        before = place.floor()
+        pixels.append(torch.stack([before, (before + 1).clamp(max=length - 1)], dim=-1).long())
+        weights.append(torch.stack([before + 1 - place, place - before], dim=-1))
+    height, width = lengths
+    images = torch.arange(batch, device=features.device)[:, None, None, None] * (height * width)
+    index = images + pixels[0][..., :, None] * width + pixels[1][..., None, :]
+    weight = weights[0][..., :, None] * weights[1][..., None, :]
+    corners = F.embedding(index.flatten(2), features.float().permute(0, 2, 3, 1).reshape(-1, channels))
+    return (weight.flatten(2)[:, :, None] @ corners)[:, :, 0]
 
 
 def _in_part(keypoints: Tensor, image_size: Size, align_corners: bool, frame: Frame) -> Tensor:

@@ -10,7 +10,8 @@ of the two stay comparable.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ripe.networks.compact import CHANNELS, CompactNet, conv_bn_relu
+from ripe.networks.compact import CHANNELS, CompactNet, ExportedNet, conv_bn_relu
+from ripe.networks.dense import DenseNetwork
 
 WIDTH = 192
 """Channels of the map of stride 32."""
@@ -57,6 +58,14 @@ class RobustNet(CompactNet):
         at_16 = F.relu(at_16 + _doubled(self.to_16(self.widest(even)))[..., :height, :width])
         at_8 = F.relu(at_8 + _doubled(self.to_8(at_16)))
         return [*finer, at_8, at_16]
+
+    def for_export(self) -> DenseNetwork:
+        """The same maps in steps that ONNX Runtime is fast at."""
+        return _ExportedRobustNet(self)
+
+
+class _ExportedRobustNet(ExportedNet, RobustNet):
+    """An exported compact network that sees further."""
 
 
 def silent(in_channels: int, out_channels: int, kernel_size: int = 1) -> list[nn.Module]:

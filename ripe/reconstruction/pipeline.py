@@ -5,7 +5,7 @@ run, and a model is put in place only when it is whole.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,6 +129,8 @@ class Matched:
         features: of those that could be read, by name.
         path: match file.
         pairs: that were matched.
+        by_chance: pairs (as sets of names) whose filtered matches are no better than chance, as all mutual nearest
+            neighbours tell; those that a filter leaves would not.
         tries: of pairs (as sets of names), in how many ways they were matched, of which the best is there; 1 if absent.
         seen_side: longer side to which longer photos were shrunk for their features; None if they were not.
         failures: why photos or pairs were left out, by name.
@@ -139,6 +141,7 @@ class Matched:
     features: Mapping[str, Features]
     path: Path
     pairs: Sequence[Pair]
+    by_chance: Set[frozenset[str]]
     tries: Mapping[frozenset[str], int]
     seen_side: int | None
     failures: dict[str, str]
@@ -222,14 +225,26 @@ def reconstruct(
             chosen = pairs
         match_pair = None
         by = {**matching_settings(match_filter), **features.settings}
+        if turned is not None or match_filter != MUTUAL:
+            match_pair = _judged(turned, source.seen_side, match_filter, rotations, device)
         if turned is not None:
-            match_pair = _in_turns(turned, source.seen_side, match_filter, rotations, device)
             by["matcher"] += f", in quarter turns ({rotations})"
         with MatchFile(matches_path, by, overwrite=overwrite) as matched:
             failures |= _match(features, chosen, matched, match_filter, match_pair, device, report)
-            tries = {frozenset(pair): int(matched.notes(*pair).get("tries", 1)) for pair in chosen}
+            notes = {frozenset(pair): matched.notes(*pair) for pair in chosen}
         everything = {name: features.read(name) for name in readable}
-    known = Matched(source.name, len(names), everything, matches_path, chosen, tries, source.seen_side, failures)
+    filtered = match_filter != MUTUAL  # mutual nearest neighbours are judged with COLMAP's geometry
+    known = Matched(
+        source.name,
+        len(names),
+        everything,
+        matches_path,
+        chosen,
+        {pair for pair, noted in notes.items() if filtered and noted.get("verdict") == "chance"},
+        {pair: int(noted.get("tries", 1)) for pair, noted in notes.items()},
+        source.seen_side,
+        failures,
+    )
     return _map(folder, known, output, settings, report)
 
 
@@ -270,7 +285,7 @@ def reconstruct_matched(
     absent = [pair for pair in wanted if frozenset(pair) not in tries]
     failures |= {" and ".join(pair): f"{matches_path} has no matches of them" for pair in absent}
     output.mkdir(parents=True, exist_ok=True)
-    known = Matched(features_path.stem, len(names), features, matches_path, wanted, tries, seen_side, failures)
+    known = Matched(features_path.stem, len(names), features, matches_path, wanted, set(), tries, seen_side, failures)
     return _map(folder, known, output, settings, report)
 
 
@@ -291,7 +306,7 @@ def _map(folder: Path, matched: Matched, output: Path, settings: MappingSettings
             database,
             folder,
             matched.features,
-            read_matches(matched.path, matched.pairs),
+            read_matches(matched.path, [pair for pair in matched.pairs if frozenset(pair) not in matched.by_chance]),
             single_camera=settings.single_camera,
             known_camera=settings.known_camera,
         )
@@ -352,22 +367,36 @@ def _match(
     return failures | {name: f"in {count} pairs, but there are no features of it" for name, count in missing.items()}
 
 
-def _in_turns(
-    turned: TurnedFeatures, seen_side: int | None, how: MatchFilter, rotations: Rotations, device: torch.device | str
+def _judged(
+    turned: TurnedFeatures | None,
+    seen_side: int | None,
+    how: MatchFilter,
+    rotations: Rotations,
+    device: torch.device | str,
 ) -> MatchPair:
-    """Matches pairs as `rotations` say; what is kept is the upright photos' matches unless a turn is verified."""
+    """Matches pairs and notes the verdict; first photos are turned, as `rotations` say, if there is what turns them.
+
+    What is kept is the upright photos' matches unless a turn is verified.
+    """
+    rotations = "none" if turned is None else rotations
 
     def match_pair(pair: Pair, features0: Features, features1: Features) -> tuple[Matches, dict[str, Any]]:
         limit = inlier_threshold("fundamental", (features0.image_size, features1.image_size), seen_side)
         attempt = partial(attempt_match, geometry="fundamental", max_error=limit, how=how)
 
         def turned_first(turns: int) -> Features:
+            assert turned is not None
             return turned(pair[0], turns).to(device)
 
         tried = try_turns(attempt, features0, features1, turned_first, rotations, likeliest=rotations == "auto")
         best = best_of(tried)
         kept = tried[0] if best.by_chance else best
-        return kept.matches, {"quarter_turns": kept.quarter_turns, "tries": len(tried)}
+        assert best.verdict is not None
+        return kept.matches, {
+            "quarter_turns": kept.quarter_turns,
+            "tries": len(tried),
+            "verdict": best.verdict.name,
+        }
 
     return match_pair
 
