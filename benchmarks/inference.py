@@ -6,11 +6,12 @@
     python benchmarks/inference.py --photos my_photos/ --threads 4
 
 `compact` and `robust` are measured on photos of different texture, cut and resized to 640×480: twelve that come with
-this package and scikit-image, or those of a folder. On each photo the contestants take turns, so that all meet the same machine, and the
-ratio to OpenCV's SIFT is the median over the rounds. Of these ratios, the table has the median over the photos, the
-least and the most; so it has of processor time, which shows what waiting threads burn. `vgg_hyper` is slower by an
-order of magnitude: it is measured on one photo, with random weights (the released ones may not be at hand), which
-changes neither its time nor its memory. Peak memory is that of a fresh process which extracts once.
+this package and scikit-image, or those of a folder. On each photo the contestants take turns, so that all meet the
+same machine, and the ratio to OpenCV's SIFT is the median over the rounds. Of these ratios, the table has the median
+over the photos, the least and the most; so it has of processor time, which shows what waiting threads burn.
+`vgg_hyper` is slower by an order of magnitude: it is measured on one photo, with random weights (the released ones
+may not be at hand), which changes neither its time nor its memory. Peak memory is that of a fresh process which
+extracts once.
 
 Back ends that are not installed, and bfloat16 where the processor has none, are left out.
 """

@@ -144,7 +144,7 @@ def load(
     """A trained model, ready to extract.
 
     Args:
-        name_or_path: "compact", "robust", "vgg_hyper", or a weights file: one of ours, or a published PyTorch state dict.
+        name_or_path: "compact", "robust", "vgg_hyper", or a weights file: one of ours, or a published state dict.
         device: where it runs; a GPU if there is one, otherwise the CPU, if None.
         dtype: float32, or bfloat16 or float16 for half-precision arithmetic. Weights and results stay float32.
 

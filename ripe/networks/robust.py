@@ -45,7 +45,9 @@ class RobustNet(CompactNet):
     def __init__(self) -> None:
         super().__init__()
         for index, blocks in BLOCKS.items():
-            self.stages[index].extend(Residual(CHANNELS[index]) for _ in range(blocks))
+            stage = self.stages[index]
+            assert isinstance(stage, nn.Sequential)
+            stage.extend(Residual(CHANNELS[index]) for _ in range(blocks))
         self.widest = nn.Sequential(nn.AvgPool2d(2), *conv_bn_relu(CHANNELS[4], WIDTH), Residual(WIDTH))
         self.to_16 = nn.Sequential(*silent(WIDTH, CHANNELS[4]))
         self.to_8 = nn.Sequential(*silent(CHANNELS[4], CHANNELS[3]))
