@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,25 @@ NEEDING_MORE = {
     "ripe.scale.places": "fsspec",
     "ripe.scale.shards": "pyarrow",
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None), ({"GOMP_SPINCOUNT": "5"}, "5")],
+    ids=str,
+)
+def test_threads_do_not_wait_long_unless_one_says_so(given: dict[str, str], spins: str | None) -> None:
+    """It has to be said before PyTorch is imported."""
+    code = (
+        "import sys; from ripe.cli import main; import ripe.cli.info as info\n"
+        "info.run = lambda _: print(__import__('os').environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules) or 0\n"
+        "main(['info'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **given}
+    )
+    assert result.stdout.split() == [str(spins), "False"]
 
 
 def test_modules_need_optional_packages_only_where_they_say_so() -> None:

@@ -4,6 +4,7 @@ A command's module has `add_parser(subparsers)`, which sets `run` as a default, 
 """
 
 import argparse
+import os
 import re
 import sys
 import traceback
@@ -29,6 +30,8 @@ COMMANDS = {
     "info": ("ripe.cli.info", "show versions, models and matchers with licence and size, and the device"),
 }
 DESCRIPTION = "Keypoints and descriptors learnt from unlabeled image pairs."
+SPINS = "10000"
+"""No slower on an idle machine than GNU's default, 300 000 and more (docs/benchmarks.md, Threads)."""
 FAULT = 70  # EX_SOFTWARE of sysexits.h
 EPILOG = """examples:
   ripe match left.jpg right.jpg -o matches.png
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0, 1 after an error of the input, 3 where photos have nothing in common, 70 after a fault of ours, 130 after
     Ctrl-C; wrong usage exits with 2.
     """
+    _let_threads_rest()
     words = sys.argv[1:] if argv is None else list(argv)
     command = next((word for word in words if not word.startswith("-")), None)
     arguments = _parser(command).parse_args(words)
@@ -56,6 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         message, status = _explained(error, debug)
         return _fail(_with_options(message, vars(arguments)), status)
+
+
+def _let_threads_rest() -> None:
+    """Have PyTorch's threads on Linux wait for work a moment, not long; before PyTorch is imported, or not at all.
+
+    By its own default GNU's OpenMP spins so long that beside one busy process each photo takes five times as long.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _explained(error: Exception, debug: bool) -> tuple[str, int]:
