@@ -76,7 +76,7 @@ MODELS = {
         "sees further than compact, for hard pairs; slower",
         "Apache-2.0",
         "robust.safetensors",
-        sha256="",
+        sha256="c56df7aa150e06e17e653647a998dd4c0caaa2c74ae102d2c7527f0c76da2e22",
     ),
     "vgg_hyper": Pretrained(
         "the published network (ICCV 2025), fetched at first use",
