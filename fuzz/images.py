@@ -29,6 +29,8 @@ KINDS = {
     "TIFF": tuple({"compression": name} for name in ("raw", "packbits", "tiff_lzw", "jpeg", "tiff_adobe_deflate")),
     "WEBP": ({}, {"lossless": True}),
 }
+IN_JPEG = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")
+"""What TIFF holds as JPEG; of other modes Pillow's writer spoils the process's memory (12.3.0 with libtiff 4.7.1)."""
 MEGAPIXELS = 1
 
 
@@ -41,8 +43,9 @@ def encoded(provider: Provider) -> bytes:
     if provider.ConsumeBool():
         options["exif"] = b"Exif\0\0II*\0\x08\0\0\0" + spoilt(provider, b"\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0")
     content = io.BytesIO()
+    mode = pick(provider, IN_JPEG if options.get("compression") == "jpeg" else MODES)
     try:
-        image.convert(pick(provider, MODES)).save(content, kind, **options)
+        image.convert(mode).save(content, kind, **options)
     except Exception:  # what Pillow does not write
         return b""
     return content.getvalue()

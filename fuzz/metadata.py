@@ -19,7 +19,6 @@ with watched():
 FILES = scratch()
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF")
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-SHAPES = {(20, 30, 3), (30, 20, 3)}
 # Of the TIFF entries that are looked at, and that lead elsewhere.
 TAGS = (0x0112, 0x8769, 0x8825, 0xA005, 0xA405, 0x0100, 0x0101, 0x011A, 0x010F, 0x927C)
 PLAIN = {kind: io.BytesIO() for kind in KINDS}
@@ -62,12 +61,13 @@ def target(provider: Provider) -> None:
 def check(path: Path) -> None:
     """The photo is read as it is, whatever its metadata are."""
     pixels = read_image(path)
-    assert pixels.shape in SHAPES
     assert tuple(as_rgb(path).shape[1:]) == pixels.shape[:2]
     with open_image(path) as image:
         turned = orientation(image) >= 5
-        assert stored_size(image) == (30, 20)
-    assert pixels.shape[:2] == ((30, 20) if turned else (20, 30))
+        width, height = stored_size(image)
+    # Pillow writes TIFF files of the size that the section says.
+    assert path.suffix == ".tiff" or (width, height) == (30, 20)
+    assert pixels.shape == ((width, height, 3) if turned else (height, width, 3))
     focal = exif_focal_length(path)
     assert focal is None or 0 < focal < math.inf
 
