@@ -21,6 +21,11 @@ MATCHERS = {"compact": "compact_lightglue.safetensors"}
 """The matchers that come with the package, by the extractor that they are for."""
 SHA256 = {"compact": "286ef2e0626ff5e5d109c4649db81e54965f89417742ef2b75390319f5464918"}
 """Of their files."""
+RELATED = {
+    "aeae825942c941944177d2219808bef17838e2220466740f144fe8e968d317fc",  # compact
+    "2e31af92668c35c70dd31144eeff31d6e2922887127e9e8ab1ee4db6e752e991",  # robust
+}
+"""Hashes of weights that describe alike, so that features of one match those of another (docs/experiments.md)."""
 
 
 class Matcher:
@@ -39,6 +44,10 @@ class Matcher:
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.network.parameters()).device
+
+    def knows(self, extractor: str) -> bool:
+        """Whether it was trained for features of the weights with this hash, or of weights that describe alike."""
+        return extractor == self.extractor or {extractor, self.extractor} <= RELATED
 
     def settings(self) -> dict[str, str]:
         """What its matches depend on beside the features."""
@@ -91,7 +100,7 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
     """A trained matcher.
 
     Args:
-        name_or_path: "compact", for the descriptors of `ripe.load("compact")`, or a weights file.
+        name_or_path: "compact", for the descriptors of the models "compact" and "robust", or a weights file.
         device: where it computes; a GPU if there is one, otherwise the CPU, if None.
 
     Raises:

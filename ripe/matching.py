@@ -117,7 +117,7 @@ def match(
         ratio: most that the distance to the nearest descriptor may be of that to the second nearest, 0..1; of "mutual"
             in both directions, where there are two or more keypoints in both images.
         min_similarity: drop matches with a lower cosine similarity (−1..1).
-        matcher: of "lightglue": "compact", for the features of `ripe.load("compact")`, or a weights file. It is loaded
+        matcher: of "lightglue": "compact", for the features of "compact" and "robust", or a weights file. It is loaded
             once and kept.
         min_score: of "lightglue": drop matches with a lower probability (0..1); 0.03 if None.
 
@@ -180,8 +180,7 @@ def check_usable(how: MatchFilter, extractor: str | None = None) -> None:
     """
     if how.method == "lightglue":
         assert how.matcher is not None
-        known = _learned(how.matcher, torch.device("cpu")).extractor
-        if extractor not in (None, known):
+        if extractor is not None and not _learned(how.matcher, torch.device("cpu")).knows(extractor):
             whose = f"the model {how.matcher}, not of these" if how.matcher in MATCHERS else "other weights than these"
             raise ValueError(
                 f"the matcher {how.matcher} was trained for the features of {whose}; extract with that model, train a "

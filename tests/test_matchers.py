@@ -18,7 +18,7 @@ from ripe.filters import MatchFilter
 from ripe.matchers import MATCHERS, Matcher, as_points, save_matcher
 from ripe.matching import check_usable, matching_settings
 from ripe.networks.lightglue import LightGlue, normalised
-from ripe.pretrained import weights_hash
+from ripe.pretrained import build, weights_hash
 from ripe.recipe.config import DataConfig, MatcherConfig, OptimizerConfig, TrainConfig
 from ripe.storage import FeatureFile
 from ripe.training.checkpoint import CheckpointFolder
@@ -33,6 +33,31 @@ def features(count: int, seed: int, dim: int = 128) -> Features:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_shipped_matcher_serves_both_shipped_models(photos: list[Path]) -> None:
+    robust = ripe.load("robust", device="cpu")
+    first, second = robust.extract(photos, max_keypoints=512)
+    check_usable(MatchFilter(method="lightglue"), weights_hash(robust))
+    learned = ripe.match(first, second, method="lightglue")
+    plain = ripe.match(first, second)
+    geometries = [
+        ripe.estimate_geometry("fundamental", *found.points(first, second), max_error=1.0) for found in (learned, plain)
+    ]
+    assert geometries[0].num_inliers > 0.9 * geometries[1].num_inliers > 100
+    with pytest.raises(ValueError, match="trained for the features of the model compact, not of these"):
+        check_usable(MatchFilter(method="lightglue"), weights_hash(build("robust")))
+
+
+def test_features_of_both_shipped_models_match(photos: list[Path]) -> None:
+    first, second = (
+        ripe.load(name, device="cpu").extract(photo, max_keypoints=1024)[0]
+        for name, photo in zip(("compact", "robust"), photos, strict=True)
+    )
+    points = ripe.match(first, second).points(first, second)
+    geometry = ripe.estimate_geometry("fundamental", *points, max_error=1.0)
+    assert bool(ripe.judge(geometry, *points))
+    assert geometry.num_inliers > 150
+
+
 def test_a_saved_matcher_is_the_same(random_matcher: Matcher, tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "matcher.safetensors"
     save_matcher(random_matcher, path, dtype=dtype)

@@ -140,7 +140,7 @@ def test_other_compact_weights_are_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="compact, vgg_hyper"):
+    with pytest.raises(ValueError, match="compact, robust, vgg_hyper"):
         ripe.load("tiny")
 
 
