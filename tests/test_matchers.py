@@ -32,7 +32,6 @@ def features(count: int, seed: int, dim: int = 128) -> Features:
     return Features(keypoints, torch.zeros(count), descriptors, (320, 240))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_shipped_matcher_serves_both_shipped_models(photos: list[Path]) -> None:
     robust = ripe.load("robust", device="cpu")
     first, second = robust.extract(photos, max_keypoints=512)
@@ -58,6 +57,7 @@ def test_features_of_both_shipped_models_match(photos: list[Path]) -> None:
     assert geometry.num_inliers > 150
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_saved_matcher_is_the_same(random_matcher: Matcher, tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "matcher.safetensors"
     save_matcher(random_matcher, path, dtype=dtype)
