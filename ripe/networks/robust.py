@@ -20,7 +20,7 @@ BLOCKS = {3: 1, 4: 2}
 
 
 class Residual(nn.Module):
-    """Two convolutions whose sum with their input goes through a ReLU; that of an input of no negative number at first.
+    """Two convolutions whose sum with their input goes through a ReLU: at first the input itself, as a ReLU left it.
 
     He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), with the last scale zero at first as in
     Goyal et al., "Accurate, Large Minibatch SGD" (2017).
