@@ -180,7 +180,8 @@ def check_usable(how: MatchFilter, extractor: str | None = None) -> None:
     """
     if how.method == "lightglue":
         assert how.matcher is not None
-        if extractor is not None and not _learned(how.matcher, torch.device("cpu")).knows(extractor):
+        matcher = _learned(how.matcher, torch.device("cpu"))
+        if extractor is not None and not matcher.knows(extractor):
             whose = f"the model {how.matcher}, not of these" if how.matcher in MATCHERS else "other weights than these"
             raise ValueError(
                 f"the matcher {how.matcher} was trained for the features of {whose}; extract with that model, train a "

@@ -89,17 +89,18 @@ MODELS = {
 
 def build_compact() -> RIPE:
     """The compact network: fast without a GPU, 128-d descriptors, sub-pixel keypoints."""
-    return _extractor("compact", CompactNet())
+    return _extractor("compact", CompactNet)
 
 
 def build_robust() -> RIPE:
     """The robust network: the compact one that sees further; descriptors and scores are made as that one's are."""
-    return _extractor("robust", RobustNet())
+    return _extractor("robust", RobustNet)
 
 
-def _extractor(name: str, network: CompactNet) -> RIPE:
+def _extractor(name: str, network: type[CompactNet]) -> RIPE:
     detection = DetectionSettings(threshold=-6.0, nms_radius=2, border=4, subpixel=True)
-    return RIPE(name, network, ProjectedColumn(network.channels, COMPACT_HIDDEN, COMPACT_DIM), detection)
+    descriptor = ProjectedColumn(network.channels, COMPACT_HIDDEN, COMPACT_DIM)
+    return RIPE(name, network(), descriptor, detection)
 
 
 def build_vgg_hyper(

@@ -122,9 +122,9 @@ def test_no_page_installs_a_package_that_nobody_published(page: Path) -> None:
 def test_the_figures_of_the_first_screen_are_those_of_the_model_card(page: Path) -> None:
     card = (DOCS / "model-card.md").read_text().split("## Accuracy")[1].splitlines()
     _, _, *rows = re.search(r"^\| \| homography.*?\n\n", page.read_text(), re.M | re.S)[0].strip().splitlines()
-    assert len(rows) == 6
+    assert len(rows) == 7
     for row in rows:
-        name = re.search(r"compact|SIFT|ORB|ALIKED-n16|DISK|XFeat", row)[0]
+        name = re.search(r"compact|robust|SIFT|ORB|ALIKED-n16|DISK|XFeat", row)[0]
         measured = " ".join(line for line in card if line.startswith("| ") and name in line)
         figures = re.findall(r"\d+\.\d", row)
         assert figures

@@ -61,7 +61,7 @@ def test_the_command_writes_the_same_file(
 
     monkeypatch.setattr(ripe.export, "export", export)  # it takes long, and is tested elsewhere
     assert main(["export", "-o", str(tmp_path / "half.onnx"), "--float16"]) == 0
-    assert capsys.readouterr().out == f"compact in {tmp_path / 'half.onnx'}, 2.0 MB\n"
+    assert capsys.readouterr().out == f"compact in {tmp_path / 'half.onnx'}, 2.1 MB\n"
     assert (tmp_path / "half.onnx").read_bytes() == half.read_bytes()
 
 
