@@ -22,10 +22,11 @@ MATCHERS = {"compact": "compact_lightglue.safetensors"}
 SHA256 = {"compact": "286ef2e0626ff5e5d109c4649db81e54965f89417742ef2b75390319f5464918"}
 """Of their files."""
 RELATED = {
-    "aeae825942c941944177d2219808bef17838e2220466740f144fe8e968d317fc",  # compact
-    "2e31af92668c35c70dd31144eeff31d6e2922887127e9e8ab1ee4db6e752e991",  # robust
+    "compact": "aeae825942c941944177d2219808bef17838e2220466740f144fe8e968d317fc",
+    "robust": "2e31af92668c35c70dd31144eeff31d6e2922887127e9e8ab1ee4db6e752e991",
 }
-"""Hashes of weights that describe alike, so that features of one match those of another (docs/experiments.md)."""
+"""Models that describe alike, and the hashes of their weights: features of one match those of another, and a matcher of
+one serves the others (docs/experiments.md)."""
 
 
 class Matcher:
@@ -47,7 +48,7 @@ class Matcher:
 
     def knows(self, extractor: str) -> bool:
         """Whether it was trained for features of the weights with this hash, or of weights that describe alike."""
-        return extractor == self.extractor or {extractor, self.extractor} <= RELATED
+        return extractor == self.extractor or {extractor, self.extractor} <= set(RELATED.values())
 
     def settings(self) -> dict[str, str]:
         """What its matches depend on beside the features."""

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     import ripe
-    from ripe.matchers import MATCHERS, shipped
+    from ripe.matchers import MATCHERS, RELATED, shipped
     from ripe.pretrained import MODELS
 
     print(f"ripe       {ripe.__version__}")
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"model      {name}: {model.description}; licence of the weights: {model.license}; {_file(model.path())}")
     for name in MATCHERS:
         terms = f"licence of the weights: {MODELS[name].license}"
-        print(f"matcher    {name}: LightGlue for the features of {name}; {terms}; {_file(shipped(name))}")
+        whose = " and ".join(RELATED) if name in RELATED else name
+        print(f"matcher    {name}: LightGlue for the features of {whose}; {terms}; {_file(shipped(name))}")
     return 0
 
 
