@@ -62,7 +62,7 @@ fuzz: .venv/installed-fuzz
 
 # The same inputs each time, as CI should fail by a change alone.
 fuzz-short: .venv/installed-fuzz
-	$(BIN)/python -m fuzz --runs 60 --jobs 2
+	$(BIN)/python -m fuzz --runs 80 --jobs 2
 
 # For all platforms and Pythons, without PyTorch and what it alone brings.
 lock: .venv/installed-lock
