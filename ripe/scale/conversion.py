@@ -26,9 +26,7 @@ def features_to_table(source: Path, address: str, *, overwrite: bool = False, pr
         ValueError: the table has rows already, unless they are to be overwritten; or `source` is no feature file.
     """
     shards = feature_shards(address)
-    shards.place.sweep()
-    if overwrite:
-        shards.clear()
+    shards.begin(overwrite)
     if shards.names():
         raise ValueError(f"{address}: is there already; choose another address, or start anew (--overwrite)")
     with FeatureReader(source) as reader:

@@ -97,9 +97,7 @@ def extract_table(
         OSError: the table cannot be written.
     """
     shards = feature_shards(address)
-    shards.place.sweep()
-    if overwrite:
-        shards.clear()
+    shards.begin(overwrite)
     rows, stored = read_index(shards)
     if rows:
         check_settings(address, stored, as_stored(settings))

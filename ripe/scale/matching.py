@@ -89,9 +89,7 @@ def match_table(
         OSError: the table cannot be written.
     """
     shards = match_shards(address)
-    shards.place.sweep()
-    if overwrite:
-        shards.clear()
+    shards.begin(overwrite)
     rows, stored = read_index(shards)
     if rows:
         check_settings(address, stored, as_stored(settings))

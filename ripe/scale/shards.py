@@ -99,9 +99,10 @@ class Shards:
             else:
                 self.place.remove(shard)
 
-    def clear(self) -> None:
-        """Remove all shards."""
-        for shard in self.names():
+    def begin(self, overwrite: bool) -> None:
+        """Remove what killed processes have left, and all shards if they are to be written anew."""
+        self.place.sweep()
+        for shard in self.names() if overwrite else ():
             self.place.remove(shard)
 
     def _name(self, rows: pa.Table) -> str:
