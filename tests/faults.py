@@ -417,10 +417,13 @@ def main_faults(argv: list[str] | None = None) -> int:
                 if name in NEED_DISKS and not can_mount and count:
                     print(f"{job.name}: {name}: left out, as only root may mount a disk")
                     continue
-                before = len(trial.failures)
-                for _ in range(count):
-                    getattr(trial, name)()
-                print(f"{job.name}: {name}: {count} times, {len(trial.failures) - before} failures", flush=True)
+                before, failed = trial.count, len(trial.failures)
+                try:
+                    for _ in range(count):
+                        getattr(trial, name)()
+                finally:  # where a person ends it, what was done is said, too
+                    times = trial.count - before
+                    print(f"{job.name}: {name}: {times} times, {len(trial.failures) - failed} failures", flush=True)
             failures += trial.failures
     print(f"{len(failures)} failures")
     return 1 if failures else 0
