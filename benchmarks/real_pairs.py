@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,9 +156,10 @@ def model_describer(name: str) -> Describer:
 
 
 def match_filter(text: str) -> MatchFilter:
-    """An argument such as `adalam` or `mutual,ratio=0.9,min_similarity=0.5`."""
-    method, *numbers = text.split(",")
-    return MatchFilter(method, **{name: float(value) for name, _, value in (part.partition("=") for part in numbers)})
+    """An argument such as `adalam`, `mutual,ratio=0.9,min_similarity=0.5` or `lightglue,matcher=FILE`."""
+    method, *settings = text.split(",")
+    given: dict[str, Any] = dict(setting.split("=", 1) for setting in settings)
+    return MatchFilter(method, **{name: value if name == "matcher" else float(value) for name, value in given.items()})
 
 
 def main() -> None:

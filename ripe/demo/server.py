@@ -30,9 +30,10 @@ def serve(models: Mapping[str, str], *, device: Any, host: str, port: int, share
     """
     signal.signal(signal.SIGTERM, _interrupt)
     with TemporaryDirectory(prefix="ripe-demo-", ignore_cleanup_errors=True) as folder:
-        # Gradio reads both when it is imported.
+        # Gradio reads these when it is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # past requests that it remembers
         try:
             from ripe.demo.page import KEEP_SECONDS, build, launch
         except ImportError as error:
