@@ -19,7 +19,7 @@ A learned matcher's inputs are, for each image of a pair, n being 0 and 1,
 
 - `keypoints<n>`: N×2 float32 (x, y) in pixels, N of 1 or more, `descriptors<n>`: N×D float32, and `size<n>`: 2 float32,
   width and height of the image;
-- `min_score`: least probability of a match; 0.03 if it is not fed;
+- `min_score`: least probability of a match; 0.1 if it is not fed;
 
 and its outputs `matches`, K×2 int64 indices of keypoints, and `scores`, K float32 probabilities. All layers are run:
 no layer or keypoint is left out early.

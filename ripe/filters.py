@@ -16,7 +16,7 @@ FGINN_RATIO = 0.85
 NO_MATCH = -1
 """In place of the partner of a keypoint that has none."""
 MATCHER = "compact"
-MIN_SCORE = 0.03
+MIN_SCORE = 0.1
 """Least probability of a learned match that counts; chosen on real pairs that were held back (docs/matcher-card.md)."""
 
 
@@ -34,7 +34,7 @@ class MatchFilter:
         min_similarity: least cosine similarity, −1..1.
         matcher: of "lightglue": a name that `ripe.load_matcher` knows, or the path of a weights file; "compact" if
             None.
-        min_score: of "lightglue": least probability of a match, 0..1; 0.03 if None.
+        min_score: of "lightglue": least probability of a match, 0..1; 0.1 if None.
 
     Raises:
         ValueError: the method is unknown, a number is out of range, or is not for this method.

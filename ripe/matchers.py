@@ -17,16 +17,16 @@ from ripe.pretrained import usable_device
 from ripe.stored_weights import build_for, describing, hash_of, read_metadata, read_weights, write_weights
 
 ARCHITECTURE = "lightglue"
-MATCHERS = {"compact": "compact_lightglue.safetensors"}
-"""The matchers that come with the package, by the extractor that they are for."""
-SHA256 = {"compact": "286ef2e0626ff5e5d109c4649db81e54965f89417742ef2b75390319f5464918"}
-"""Of their files."""
 RELATED = {
     "compact": "aeae825942c941944177d2219808bef17838e2220466740f144fe8e968d317fc",
     "robust": "2e31af92668c35c70dd31144eeff31d6e2922887127e9e8ab1ee4db6e752e991",
 }
 """Models that describe alike, and the hashes of their weights: features of one match those of another, and a matcher of
 one serves the others (docs/experiments.md)."""
+MATCHERS = dict.fromkeys(RELATED, "lightglue.safetensors")
+"""The matchers that come with the package, by the extractor that they are for: one serves all."""
+SHA256 = {"lightglue.safetensors": "066a5a8b1140495c1382f94e3ac953e150ef2b927e45adcb99d6a09f32ce1084"}
+"""Of their files."""
 
 
 class Matcher:
@@ -101,7 +101,7 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
     """A trained matcher.
 
     Args:
-        name_or_path: "compact", for the descriptors of the models "compact" and "robust", or a weights file.
+        name_or_path: "compact" or "robust", which is one and the same for the descriptors of both, or a weights file.
         device: where it computes; a GPU if there is one, otherwise the CPU, if None.
 
     Raises:
@@ -118,7 +118,7 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     if name in MATCHERS:
-        check_sha256(path, SHA256[name])
+        check_sha256(path, SHA256[path.name])
     if not is_matcher(path):
         raise ValueError(f"{path}: not the weights of a matcher")
     state, metadata = read_weights(path)

@@ -119,7 +119,7 @@ def match(
         min_similarity: drop matches with a lower cosine similarity (−1..1).
         matcher: of "lightglue": "compact", for the features of "compact" and "robust", or a weights file. It is loaded
             once and kept.
-        min_score: of "lightglue": drop matches with a lower probability (0..1); 0.03 if None.
+        min_score: of "lightglue": drop matches with a lower probability (0..1); 0.1 if None.
 
     Returns:
         The matches; scores are cosine similarities, or probabilities of "lightglue".

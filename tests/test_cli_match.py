@@ -411,7 +411,7 @@ def test_info_names_versions_models_licences_and_device(capsys: pytest.CaptureFi
         "Apache-2.0",
         "vgg_hyper",
         "non-commercial",
-        "matcher    compact: LightGlue for the features of compact and robust",
+        "matcher    compact, robust: LightGlue for their features",
     ):
         assert word in shown
 

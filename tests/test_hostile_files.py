@@ -420,7 +420,7 @@ def test_what_comes_with_the_package_is_known_by_its_hash(tmp_path: Path, monkey
         changed = tmp_path / shipped.name
         changed.write_bytes(shipped.read_bytes() + b"\0")
         monkeypatch.setattr(module, name, changed if name == "COMPACT" else lambda _, changed=changed: changed)
-    with pytest.raises(ValueError, match=r"compact_lightglue\.safetensors: its SHA-256"):
+    with pytest.raises(ValueError, match=r"lightglue\.safetensors: its SHA-256"):
         ripe.load_matcher()
     with pytest.raises(ValueError, match=r"compact\.onnx: damaged or not of this version"):
         runtime.load()

@@ -15,7 +15,7 @@ import ripe
 from ripe.cli import main
 from ripe.features import Features
 from ripe.filters import MatchFilter
-from ripe.matchers import MATCHERS, Matcher, as_points, save_matcher
+from ripe.matchers import MATCHERS, RELATED, Matcher, as_points, save_matcher
 from ripe.matching import check_usable, matching_settings
 from ripe.networks.lightglue import LightGlue, normalised
 from ripe.pretrained import build, weights_hash
@@ -81,13 +81,13 @@ def test_match_takes_it_by_its_file(random_matcher: Matcher, tmp_path: Path) -> 
     assert found.scores.min() >= 0.01
     assert 0 < len(found) < len(random_matcher(first, second, min_score=0))
     settings = matching_settings(MatchFilter("lightglue", matcher=str(path)))
-    assert settings["matcher"] == f"LightGlue ({path}), probability at least 0.03"
+    assert settings["matcher"] == f"LightGlue ({path}), probability at least 0.1"
     assert len(settings["matcher_weights"]) == 64
 
 
 def test_what_is_no_matcher_is_refused(random_matcher: Matcher, random_weights: Path, tmp_path: Path) -> None:
     save_matcher(random_matcher, tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=r"unknown matcher 'compcat'; give compact or the path of a weights file"):
+    with pytest.raises(ValueError, match=r"unknown matcher 'compcat'; give compact, robust or the path of a weights file"):
         ripe.load_matcher("compcat")
     with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors: no such weights file"):
         ripe.load_matcher(tmp_path / "nothing.safetensors")
@@ -136,8 +136,9 @@ def test_positions_are_relative_to_the_longer_side() -> None:
 def test_the_shipped_matcher_knows_the_shipped_features(photos: list[Path]) -> None:
     matcher = ripe.load_matcher("compact", device="cpu")
     model = ripe.load("compact", device="cpu")
-    assert matcher.extractor == weights_hash(model)
-    assert set(MATCHERS) == {"compact"}
+    assert {matcher.extractor, weights_hash(model)} <= set(RELATED.values())
+    assert set(MATCHERS) == set(RELATED) == {"compact", "robust"}
+    assert ripe.load_matcher("robust", device="cpu").settings() == matcher.settings()
     first, second = model.extract(photos, max_keypoints=1024)
     found, nearest = ripe.match(first, second, method="lightglue"), ripe.match(first, second)
     shares = []

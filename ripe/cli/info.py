@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     import ripe
-    from ripe.matchers import MATCHERS, RELATED, shipped
+    from ripe.matchers import MATCHERS, shipped
     from ripe.pretrained import MODELS
 
     print(f"ripe       {ripe.__version__}")
@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"precision  float32 (others: {', '.join(options.PRECISIONS[1:])})")
     for name, model in MODELS.items():
         print(f"model      {name}: {model.description}; licence of the weights: {model.license}; {_file(model.path())}")
-    for name in MATCHERS:
-        terms = f"licence of the weights: {MODELS[name].license}"
-        whose = " and ".join(RELATED) if name in RELATED else name
-        print(f"matcher    {name}: LightGlue for the features of {whose}; {terms}; {_file(shipped(name))}")
+    for file in sorted(set(MATCHERS.values())):
+        names = [name for name, its in MATCHERS.items() if its == file]
+        terms = f"licence of the weights: {MODELS[names[0]].license}"
+        print(f"matcher    {', '.join(names)}: LightGlue for their features; {terms}; {_file(shipped(names[0]))}")
     return 0
 
 

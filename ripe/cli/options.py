@@ -103,7 +103,7 @@ def add_matching_options(group: argparse._ActionsContainer) -> None:
         "--ratio", type=float, metavar="R", help="most of nearest by second nearest distance (none; fginn 0.85)"
     )
     group.add_argument("--min-similarity", type=float, metavar="S", help="least cosine of a match (-1)")
-    group.add_argument("--min-score", type=float, metavar="P", help="least probability of a match of lightglue (0.03)")
+    group.add_argument("--min-score", type=float, metavar="P", help="least probability of a match of lightglue (0.1)")
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
