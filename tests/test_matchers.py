@@ -87,7 +87,9 @@ def test_match_takes_it_by_its_file(random_matcher: Matcher, tmp_path: Path) -> 
 
 def test_what_is_no_matcher_is_refused(random_matcher: Matcher, random_weights: Path, tmp_path: Path) -> None:
     save_matcher(random_matcher, tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=r"unknown matcher 'compcat'; give compact, robust or the path of a weights file"):
+    with pytest.raises(
+        ValueError, match=r"unknown matcher 'compcat'; give compact, robust or the path of a weights file"
+    ):
         ripe.load_matcher("compcat")
     with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors: no such weights file"):
         ripe.load_matcher(tmp_path / "nothing.safetensors")
