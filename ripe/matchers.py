@@ -25,7 +25,7 @@ RELATED = {
 one serves the others (docs/experiments.md)."""
 MATCHERS = dict.fromkeys(RELATED, "lightglue.safetensors")
 """The matchers that come with the package, by the extractor that they are for: one serves all."""
-SHA256 = {"lightglue.safetensors": "066a5a8b1140495c1382f94e3ac953e150ef2b927e45adcb99d6a09f32ce1084"}
+SHA256 = dict.fromkeys(RELATED, "066a5a8b1140495c1382f94e3ac953e150ef2b927e45adcb99d6a09f32ce1084")
 """Of their files."""
 
 
@@ -118,7 +118,7 @@ def load_matcher(name_or_path: str | Path = "compact", *, device: str | torch.de
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     if name in MATCHERS:
-        check_sha256(path, SHA256[path.name])
+        check_sha256(path, SHA256[name])
     if not is_matcher(path):
         raise ValueError(f"{path}: not the weights of a matcher")
     state, metadata = read_weights(path)

@@ -165,7 +165,8 @@ def test_a_run_killed_at_random_moments_loses_nothing(whole: TrainConfig, tmp_pa
         text = process.communicate(timeout=60)[0]
         assert process.returncode in (0, -number), text
         if number == signal.SIGTERM:
-            assert process.returncode == 0, text
+            # Once all steps are done, the signal may meet Python on its way out, when nobody handles it any more.
+            assert process.returncode == 0 or "all steps are done" in text, text
             assert "Traceback" not in text
     subprocess.run(line, check=True, timeout=120, capture_output=True)
     assert_same_run(config, whole)
