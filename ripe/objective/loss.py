@@ -7,6 +7,7 @@
 5. REINFORCE on the rewards moves the score map (`policy`).
 6. A contrastive loss on the right matches moves the descriptors (`contrastive`).
 7. Where the warp is known, it says without samples how well both score maps agree (`self_pairs`).
+8. A trained extractor, if there is one to learn from, shows its descriptors and its score maps (`distillation`).
 """
 
 import time
@@ -21,6 +22,7 @@ from torch import Tensor
 from ripe.data.batch import PairBatch
 from ripe.objective.cells import to_cells
 from ripe.objective.contrastive import descriptor_loss, warp_descriptor_loss
+from ripe.objective.distillation import Lesson, descriptor_distance, score_divergence
 from ripe.objective.judging import judge, match_chosen
 from ripe.objective.policy import grid_entries, keypoint_cost, mean_reward_price, policy_loss, share_cost
 from ripe.objective.rewards import reward
@@ -88,6 +90,7 @@ def compute_loss(
     *,
     seeds: Sequence[int],
     executor: Executor,
+    taught: Lesson | None = None,
     totals: Totals | None = None,
     total_over_processes: Total = lambda values: values,
 ) -> LossTerms:
@@ -100,6 +103,7 @@ def compute_loss(
         now: what the schedule has them be.
         seeds: of RANSAC's sampling, one for each pair.
         executor: threads for RANSAC.
+        taught: what a teacher says of this batch; None without a teacher.
         totals: of the large batch that this one is a part of; those of this one alone if None.
         total_over_processes: adds a tensor up over all processes.
     """
@@ -130,6 +134,10 @@ def compute_loss(
         "localisation": localisation(output, batch, config, total_over_processes) / totals.batches,
         "descriptor": config.descriptor_weight * torch.stack(descriptors).sum() / totals.pairs,
     }
+    if taught is not None:
+        cells = max(totals.cells, 1)
+        parts["teacher_descriptor"] = config.teacher_descriptor_weight * descriptor_distance(output, taught) / cells
+        parts["teacher_score"] = config.teacher_score_weight * score_divergence(output, taught) / cells
     total = torch.stack(list(parts.values())).sum()
     tally = _tally(pairs, matches, part)
     tally.add("skipped_files", len(batch.skipped), part)

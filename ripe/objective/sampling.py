@@ -122,12 +122,20 @@ class Policy(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # products in bfloat16 would be off by whole pixels
             warped = apply_homography(torch.cat([H_0to1, torch.linalg.inv(H_0to1)]), samples.keypoints)
         # Each view is described at its own proposals and where those of the other view land, in one go.
-        landing = warped.roll(pairs, dims=0).nan_to_num(0.0).clamp(-1.0, float(images.shape[-1]))
-        descriptors, landed = self.model.describe(maps, torch.cat([samples.keypoints, landing], dim=1)).split(cells, 1)
+        places = torch.cat([samples.keypoints, landing(warped, images.shape[-1])], dim=1)
+        descriptors, landed = self.model.describe(maps, places).split(cells, 1)
         visible = _looks_valid(warped, valid.roll(pairs, dims=0))
         return PolicyOutput(
             samples, maps.logits[:, 0], descriptors.unbind(), warped, landed.roll(pairs, dims=0).unbind(), visible
         )
+
+
+def landing(warped: Tensor, side: int) -> Tensor:
+    """Where each of 2P views of that side can be described at the other's proposals: 2P×N×2, by `PolicyOutput.warped`.
+
+    Places far outside are moved to the border, and unknown ones anywhere.
+    """
+    return warped.roll(len(warped) // 2, dims=0).nan_to_num(0.0).clamp(-1.0, float(side))
 
 
 def _looks_valid(points: Tensor, valid: Tensor) -> Tensor:

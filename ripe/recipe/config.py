@@ -208,6 +208,9 @@ class ObjectiveConfig(Settings, group="objective"):
         negative_margin: of the margin loss, in negative pairs.
         temperature: of InfoNCE.
         exclusion_radius: descriptors within this many pixels of the target are no wrong answers for InfoNCE.
+        teacher: a trained extractor to learn from besides, the name of a model or a weights file; None is none.
+        teacher_descriptor_weight: weight of the distance to the teacher's descriptors.
+        teacher_score_weight: weight of the divergence from where the teacher would put keypoints.
         inlier_threshold: largest epipolar error of an inlier, pixels.
         inlier_threshold_extra: added to it at the start of the run, falling exponentially.
         inlier_threshold_decay: how fast, per step: the threshold is inlier_threshold + extra * exp(-decay * step).
@@ -241,6 +244,9 @@ class ObjectiveConfig(Settings, group="objective"):
     negative_margin: Margin = 0.3
     temperature: Positive = 0.05
     exclusion_radius: NotNegative = 5.0
+    teacher: str | None = None
+    teacher_descriptor_weight: NotNegative = 10.0
+    teacher_score_weight: NotNegative = 2.0
     inlier_threshold: Positive = 1.5
     inlier_threshold_extra: NotNegative = 0.0
     inlier_threshold_decay: NotNegative = 0.0005

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ripe.data.batch import PairBatch
 from ripe.evaluation.measures import Rival, model_rival
 from ripe.model import RIPE
+from ripe.objective.distillation import Lesson, lesson
 from ripe.objective.loss import Totals, compute_loss, count_totals
-from ripe.objective.sampling import Policy
-from ripe.pretrained import build, save_weights
+from ripe.objective.sampling import Policy, PolicyOutput
+from ripe.pretrained import build, load, save_weights
 from ripe.recipe import schedule
-from ripe.recipe.config import ModelConfig
+from ripe.recipe.config import ModelConfig, TrainConfig
+from ripe.training.engine import Engine
 from ripe.training.initial import load_imagenet_encoder, load_initial
 from ripe.training.pictures import match_picture
 from ripe.training.trainer import Contribution, Trainer
@@ -38,6 +40,17 @@ def initial_model(config: ModelConfig) -> RIPE:
 
 class ExtractorTrainer(Trainer[RIPE]):
     """A run that trains an extractor."""
+
+    def __init__(self, config: TrainConfig, engine: Engine | None = None) -> None:
+        engine = Engine(config) if engine is None else engine
+        name = config.objective.teacher
+        self._teacher = None if name is None else engine.by_main(lambda: load(name, device="cpu")).to(engine.device)
+        super().__init__(config, engine)
+        if self._teacher is not None and self._teacher.descriptor_dim != self.model.descriptor_dim:
+            raise ValueError(
+                f"objective.teacher={name}: its descriptors have {self._teacher.descriptor_dim} numbers, and those of "
+                f"the {self.model.name} network {self.model.descriptor_dim}"
+            )
 
     def initial(self) -> RIPE:
         """See `initial_model`."""
@@ -80,7 +93,9 @@ class ExtractorTrainer(Trainer[RIPE]):
             part.to(device, non_blocking=True) for part in (batch.images, batch.valid, batch.H_0to1)
         )
         generators = [self._generator(number, view) for view in (0, 1) for number in numbers]
-        output = self._trained(images.float() / 255, valid, warps, generators)
+        pixels = images.float() / 255
+        output = self._trained(pixels, valid, warps, generators)
+        taught = None if self._teacher is None else self._lesson(self._teacher, pixels, output)
         called = time.perf_counter()
         terms = compute_loss(
             output,
@@ -89,6 +104,7 @@ class ExtractorTrainer(Trainer[RIPE]):
             schedule.at(step, self.config),
             seeds=list(numbers),
             executor=executor,
+            taught=taught,
             totals=totals,
             total_over_processes=self.engine.total,
         )
@@ -98,6 +114,10 @@ class ExtractorTrainer(Trainer[RIPE]):
             "time/loss": time.perf_counter() - called - terms.judge_seconds,
         }
         return Contribution(terms.total, terms.tally, seconds)
+
+    def _lesson(self, teacher: RIPE, pixels: Tensor, output: PolicyOutput) -> Lesson:
+        with self.engine.fabric.autocast():
+            return lesson(teacher, pixels, output)
 
     def _generator(self, number: int, view: int) -> torch.Generator:
         """The source of randomness of one view, the same whichever process and batch it is in."""
