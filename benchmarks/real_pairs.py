@@ -3,12 +3,16 @@
     python benchmarks/real_pairs.py scenes/ --model compact --baseline sift
     python benchmarks/real_pairs.py scenes/ --baseline --filter mutual mutual,ratio=0.9 fginn adalam lightglue
     python benchmarks/real_pairs.py scenes/ --baseline --model compact compact_int8.onnx
+    python benchmarks/real_pairs.py scenes/ --baseline --model compact+compact compact+robust robust+robust
 
 `scenes/` holds a folder for each place; every two photos of a folder are matched (mutual nearest neighbours, or by
 each `--filter`), a fundamental matrix is fitted (PoseLib, 1.5 px), and `ripe.judge` gives its verdict, always by the
 mutual nearest neighbours. Pairs of photos of two folders, which show different places, are the control: their share of
 "matched" verdicts is the rate of false alarms. Each photo is compared with one of each of the `--strangers` folders
 before its own.
+
+With `A+B`, the photos of a folder are described by the two in turn, and only pairs of photos of different turns count:
+what a map that was made with one is worth to the other.
 
 An inlier match of photos A and B is *confirmed* by a third photo C if both keypoints have inlier matches to the same
 keypoint of C, and *contradicted* if they have such matches to different ones (more than 3 px apart). A matched pair
@@ -91,16 +95,19 @@ def _directed(pairs: dict[tuple[int, int], Pair], start: int, end: int) -> dict[
 class Tally:
     """Pairs of photos of one folder, and pairs of photos of different folders."""
 
-    def __init__(self, how: MatchFilter) -> None:
+    def __init__(self, how: MatchFilter, turns: int) -> None:
         self.how = how
+        self.turns = turns
         self.found, self.strangers = Counter[str](), Counter[str]()
         self.times: list[dict[str, float]] = []
 
     def add_scene(self, features: Sequence[Features]) -> None:
-        """Every two photos of a folder."""
+        """Every two photos of a folder; if describers take turns, those of different turns count."""
         pairs = {(i, j): compare(features[i], features[j], self.how) for i, j in combinations(range(len(features)), 2)}
         keypoints = [each.keypoints.numpy() for each in features]
         for (i, j), pair in pairs.items():
+            if self.turns > 1 and (j - i) % self.turns == 0:
+                continue
             self.times.append(pair.milliseconds)
             self.found[pair.verdict] += 1
             if pair.verdict == "matched":
@@ -134,12 +141,15 @@ HEADER += ["strangers matched", f"strangers with {MANY} inliers", "ms to match +
 VERDICTS = ("matched", "doubtful", "chance")
 
 
-def measure(describe: Describer, folder: Path, filters: Sequence[MatchFilter], strangers: int) -> list[Tally]:
+def measure(
+    describers: Sequence[Describer], folder: Path, filters: Sequence[MatchFilter], strangers: int
+) -> list[Tally]:
     """What each filter makes of the photos below a folder, each beside one of so many folders before its own."""
-    tallies = [Tally(how) for how in filters]
+    turns = len(describers)
+    tallies = [Tally(how, turns) for how in filters]
     before: deque[list[Features]] = deque(maxlen=strangers)
     for scene in read_scenes(folder):
-        features = [describe(as_rgb(scene.path(index))).to("cpu") for index in range(len(scene))]
+        features = [describers[index % turns](as_rgb(scene.path(index))).to("cpu") for index in range(len(scene))]
         for tally in tallies:
             tally.add_scene(features)
             for others in before:
@@ -171,11 +181,14 @@ def main() -> None:
     parser.add_argument("--filter", nargs="+", type=match_filter, default=[MUTUAL], metavar="METHOD[,NAME=VALUE]")
     parser.add_argument("--strangers", type=int, default=1, metavar="N", help="folders of another place (%(default)s)")
     arguments = parser.parse_args()
-    describers = {Path(name).stem: model_describer(name) for name in arguments.model}
-    describers |= {name: baseline(name, KEYPOINTS) for name in arguments.baseline}
+    describers = {
+        "+".join(Path(each).stem for each in name.split("+")): [model_describer(each) for each in name.split("+")]
+        for name in arguments.model
+    }
+    describers |= {name: [baseline(name, KEYPOINTS)] for name in arguments.baseline}
     rows = []
-    for name, describe in describers.items():
-        for tally in measure(describe, arguments.scenes, arguments.filter, arguments.strangers):
+    for name, in_turn in describers.items():
+        for tally in measure(in_turn, arguments.scenes, arguments.filter, arguments.strangers):
             rows.append([name, str(tally.how), *tally.row()])
     print(markdown_table(HEADER, rows))
 

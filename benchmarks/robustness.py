@@ -2,6 +2,7 @@
 
     python benchmarks/robustness.py photos/ --model compact --baseline sift orb --plot curves.png --pictures failures/
     python benchmarks/robustness.py photos/ --scales 1 1,0.5,0.25 --kind zoom
+    python benchmarks/robustness.py photos/ --baseline --filter mutual lightglue
 
 Every photo of the folder is shown twice: as it is (its middle, 448×448 pixels), and changed in one way. The truth is
 known, so no annotation is needed. A cell of the table says in how many percent of the photos a homography fitted to the
@@ -19,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from real_pairs import match_filter
 from torch import Tensor
 
 from ripe.data.light import change_light
@@ -26,12 +28,12 @@ from ripe.data.warps import perspective, render, similarity
 from ripe.drawing import draw_matches, save_picture
 from ripe.evaluation.baselines import baseline
 from ripe.extractors import Describer, describer
-from ripe.features import Features
+from ripe.filters import MUTUAL, MatchFilter
 from ripe.folders import photos_below
 from ripe.geometry.homography import apply_homography, mean_transfer_error, outer_corners
 from ripe.geometry.robust import estimate_geometry
 from ripe.images import as_rgb
-from ripe.matching import match
+from ripe.matching import filtered_match
 from ripe.pretrained import load
 from ripe.tables import markdown_table
 
@@ -121,7 +123,7 @@ def repaint(view: np.ndarray, change: Change, rng: np.random.Generator) -> np.nd
 
 
 def try_photo(
-    describe: Describer, photo: np.ndarray, seed: int, changes: Sequence[Change] = CHANGES
+    describe: Describer, photo: np.ndarray, seed: int, changes: Sequence[Change] = CHANGES, how: MatchFilter = MUTUAL
 ) -> dict[Change, Outcome]:
     """Match a photo with its changed selves."""
     view, first = first_view(photo)
@@ -130,14 +132,13 @@ def try_photo(
     for change in changes:
         changed, relative = second_view(photo, first, change, np.random.default_rng(seed))
         features1 = describe(as_rgb(changed)).to("cpu")
-        outcomes[change] = _outcome((view, changed), features0, features1, torch.from_numpy(relative))
+        points = filtered_match(features0, features1, how).points(features0, features1)
+        outcomes[change] = _outcome((view, changed), points, torch.from_numpy(relative))
     return outcomes
 
 
-def _outcome(
-    views: tuple[np.ndarray, np.ndarray], features0: Features, features1: Features, homography: Tensor
-) -> Outcome:
-    points0, points1 = match(features0, features1).points(features0, features1)
+def _outcome(views: tuple[np.ndarray, np.ndarray], points: tuple[Tensor, Tensor], homography: Tensor) -> Outcome:
+    points0, points1 = points
     right = (apply_homography(homography, points0.double()) - points1).norm(dim=-1) <= RIGHT_MATCH
     fitted = estimate_geometry("homography", points0, points1, max_error=2.0, max_iterations=20_000)
     success = False
@@ -224,6 +225,14 @@ def main() -> None:
     parser.add_argument("--scales", nargs="+", default=["1"], metavar="S,S", help="of the models, one column each")
     parser.add_argument("--kind", nargs="+", default=list(KINDS), choices=KINDS, help="of change (all)")
     parser.add_argument("--baseline", nargs="*", default=["sift", "orb"])
+    parser.add_argument(
+        "--filter",
+        nargs="+",
+        type=match_filter,
+        default=[MUTUAL],
+        metavar="METHOD[,NAME=VALUE]",
+        help="of the matches, one column each (mutual nearest neighbours)",
+    )
     parser.add_argument("--count", type=int, default=40, help="photos (%(default)s)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="picture of the curves")
     parser.add_argument("--pictures", type=Path, help="folder for the worst pairs")
@@ -231,8 +240,10 @@ def main() -> None:
     photos = read_photos(arguments.photos, arguments.count)
     changes = [change for change in CHANGES if change.kind in arguments.kind]
     means: Means = {}
-    for name, describe in extractors(arguments.model, arguments.scales, arguments.baseline).items():
-        outcomes = [try_photo(describe, photo, seed, changes) for seed, photo in enumerate(photos)]
+    described = extractors(arguments.model, arguments.scales, arguments.baseline)
+    for (extractor, describe), how in product(described.items(), arguments.filter):
+        name = extractor if len(arguments.filter) == 1 else f"{extractor}, {how}"
+        outcomes = [try_photo(describe, photo, seed, changes, how) for seed, photo in enumerate(photos)]
         if not means and arguments.pictures is not None:
             save_worst(outcomes, arguments.pictures)
         means[name] = {
