@@ -19,9 +19,10 @@ from ripe.networks.windows import Window
 from ripe.photos import PhotoFile, decoded_bytes, decoding_bytes, open_image
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-LIBRARIES = 320_000_000
-"""Python, PyTorch and this package, before a photo is read: 280 MB, and what the C library holds back."""
-COPIES_OF_WEIGHTS = 4  # the model, the numbers it is compared with, what is made of it for inference, and oneDNN's
+LIBRARIES = 400_000_000
+"""Python, PyTorch and this package once something was extracted: up to 375 MB, 60 of it the code of oneDNN that a
+processor with AMX comes to run, and what the C library holds back."""
+COPIES_OF_WEIGHTS = 3  # the model, what is made of it for inference, and oneDNN's
 COPIES_OF_FEATURES = 3  # while those of a part are joined to them
 MASK_BYTES = 10  # for each pixel while it is read; 1 afterwards
 LEAST_SIDE = 256

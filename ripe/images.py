@@ -19,6 +19,7 @@ from ripe.photos import open_image as open_image
 from ripe.photos import orientation as orientation
 from ripe.photos import read_image as read_image
 from ripe.photos import stored_size as stored_size
+from ripe.photos import upright_size as upright_size
 
 ImageLike = Tensor | np.ndarray | Image.Image | PhotoFile
 

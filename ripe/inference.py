@@ -23,7 +23,7 @@ from ripe.images import (
     resize,
     unit_range,
 )
-from ripe.photos import check_numbers
+from ripe.photos import check_mask_file, check_mask_size, check_numbers
 
 READERS = 4
 READ_AHEAD = 4
@@ -142,17 +142,12 @@ def as_mask(mask: MaskLike, image: ImageLike, size: Size, *, max_megapixels: flo
         check_numbers(mask, "a mask")
         kept = torch.from_numpy(np.asarray(mask != 0))  # of one number, or a matrix, too
     elif isinstance(mask, PhotoFile | Image.Image):
+        if isinstance(mask, PhotoFile):
+            check_mask_file(mask, image, size)
         kept = (as_planes(mask, max_megapixels=max_megapixels) != 0).any(dim=0)
     else:
         raise ValueError(f"a mask is a path, a Pillow image, a NumPy array or a tensor, not {type(mask).__name__}")
-    if kept.shape != size:
-        names = [str(one) if isinstance(one, PhotoFile) else None for one in (mask, image)]
-        mask_name, image_name = names[0] or "a mask", names[1] or "an image"
-        found, wanted = "×".join(map(str, reversed(kept.shape))), f"{size[1]}×{size[0]}"
-        raise ValueError(
-            f"{mask_name} is {found} pixels, and {image_name} is {wanted}: a mask must have the size of its photo, as "
-            "it is shown upright"
-        )
+    check_mask_size(mask, image, kept.shape, size)
     return kept
 
 

@@ -79,6 +79,29 @@ def read_image(path: PhotoFile, *, max_megapixels: float = MAX_MEGAPIXELS) -> np
         return decode(image, str(path))
 
 
+def check_mask_file(path: PhotoFile, image: object, size: tuple[int, ...]) -> None:
+    """`check_mask_size` of a file, by its header: a small file may decode to any number of pixels.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no image, or of another size; the message names it.
+    """
+    with open_image(path) as opened:
+        with _named(str(path)):
+            width, height = upright_size(opened)
+        check_mask_size(path, image, (height, width), size)
+
+
+def check_mask_size(mask: object, image: object, found: tuple[int, ...], size: tuple[int, ...]) -> None:
+    """Raise a `ValueError` where a mask's (H, W) are not its image's; it names both if they are files."""
+    if found != size:
+        names = [str(one) if isinstance(one, PhotoFile) else None for one in (mask, image)]
+        shown, wanted = ("×".join(map(str, reversed(shape))) for shape in (found, size))
+        raise ValueError(
+            f"{names[0] or 'a mask'} is {shown} pixels, and {names[1] or 'an image'} is {wanted}: a mask must have the "
+            "size of its photo, as it is shown upright"
+        )
+
+
 def open_image(path: PhotoFile, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Open a file with Pillow, which reads no more than its header, for use in a `with` statement.
 
@@ -97,9 +120,12 @@ def open_image(path: PhotoFile, formats: Sequence[str] = FORMATS) -> Image.Image
         pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             Image.init()
-            return Image.open(source, formats=[name for name in formats if name in Image.OPEN])
+            image = Image.open(source, formats=[name for name in formats if name in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = pillows
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.filename = ""  # else grey pixels are mapped from the file, in rows as long as those of the turned image
+    return image
 
 
 def check_megapixels(image: Image.Image, path: PhotoFile, limit: float) -> None:
@@ -129,6 +155,12 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose `size` is upright already in new releases of Pillow
         return image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
     return image.size
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an image that is opened but not yet loaded, as it is shown."""
+    width, height = stored_size(image)
+    return (height, width) if orientation(image) >= 5 else (width, height)
 
 
 @contextmanager

@@ -28,6 +28,8 @@ from ripe.photos import (
     MIN_SIDE,
     PhotoFile,
     check_long_side,
+    check_mask_file,
+    check_mask_size,
     check_numbers,
     check_size,
     decode,
@@ -466,14 +468,10 @@ def _as_mask(mask: MaskLike, image: ImageLike, size: tuple[int, ...], max_megapi
         check_numbers(mask, "a mask")
         values = np.asarray(mask) != 0
     else:
+        if isinstance(mask, PhotoFile):
+            check_mask_file(mask, image, size)
         values = _as_array(mask, max_megapixels).any(axis=2)
-    if values.shape != size:
-        names = [str(one) if isinstance(one, PhotoFile) else None for one in (mask, image)]
-        found, wanted = ("×".join(map(str, reversed(shape))) for shape in (values.shape, size))
-        raise ValueError(
-            f"{names[0] or 'a mask'} is {found} pixels, and {names[1] or 'an image'} is {wanted}: a mask must have the "
-            "size of its photo, as it is shown upright"
-        )
+    check_mask_size(mask, image, values.shape, size)
     return values
 
 

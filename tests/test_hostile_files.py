@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 import ripe
 from ripe import matchers, runtime
@@ -397,6 +397,20 @@ def test_masks_are_numbers(model: ripe.RIPE, dtype: str) -> None:
     for extract in (model.extract, runtime.load().extract):
         with pytest.raises(ValueError, match="a mask: values of type"):
             extract(SQUARE, masks=[mask])
+
+
+def test_a_masks_file_of_the_wrong_size_is_refused_by_its_header(model: ripe.RIPE, tmp_path: Path) -> None:
+    """A few thousand bytes would decode to 64 million pixels; here there is nothing beyond the header to decode."""
+    whole, cut, turned = tmp_path / "whole.png", tmp_path / "cut.png", tmp_path / "turned.tif"
+    Image.new("1", (8000, 8000)).save(whole)
+    cut.write_bytes(whole.read_bytes()[:100])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.full((24, 20), 255, np.uint8)).save(turned, exif=exif)  # 24 wide as it is shown
+    for extract in (model.extract, runtime.load().extract):
+        with pytest.raises(ValueError, match=r"cut\.png is 8000×8000 pixels, and an image is 24×20"):
+            extract(SQUARE, masks=[cut])
+        extract(SQUARE, masks=[turned])
 
 
 def test_a_mask_of_one_number_has_the_wrong_size(model: ripe.RIPE) -> None:

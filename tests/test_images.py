@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ripe.images import (
     as_rgb,
@@ -21,6 +21,7 @@ from ripe.images import (
     resize,
     split_batch,
     stored_size,
+    upright_size,
 )
 
 NUMPY_RNG = np.random.default_rng(0)
@@ -50,6 +51,19 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was held so that the file must be turned by 90° clockwise
     path = save(tmp_path / "turned.png", PIXELS, exif=exif)
     np.testing.assert_array_equal(read_image(path), np.rot90(PIXELS, -1))
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("shape", [(24, 20), (24, 20, 3)])
+def test_turned_tiffs_are_upright(tmp_path: Path, shape: tuple[int, ...], compression: str) -> None:
+    """Pillow 12.3 reads uncompressed grey ones in rows of the wrong length."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    path = tmp_path / "turned.tif"
+    Image.fromarray(pixels).save(path, tiffinfo={ExifTags.Base.Orientation: 6}, compression=compression)
+    found = read_image(path)
+    np.testing.assert_array_equal(found, np.broadcast_to(np.rot90(pixels, -1).reshape(20, 24, -1), (20, 24, 3)))
+    with open_image(path) as opened:
+        assert upright_size(opened) == (24, 20)
 
 
 SIZES = {2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 10: 8, 12: 8}

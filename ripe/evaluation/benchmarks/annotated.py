@@ -21,7 +21,7 @@ from ripe.evaluation.pair_sets import AnnotatedPair, FundamentalPair, Homography
 from ripe.evaluation.protocol import Protocol
 from ripe.files import read_json
 from ripe.geometry.homography import apply_homography, outer_corners
-from ripe.images import open_image, orientation, stored_size
+from ripe.images import open_image, upright_size
 from ripe.resizing import Resizing
 
 PAIRS_FILE = "pairs.json"
@@ -135,8 +135,7 @@ def _corners(path: Path) -> Tensor:
     """Of a photo; none of one that cannot be read, whose pairs are left out later, when all such photos are named."""
     try:
         with open_image(path) as photo:
-            width, height = stored_size(photo)
-            return outer_corners((height, width) if orientation(photo) >= 5 else (width, height))
+            return outer_corners(upright_size(photo))
     except (OSError, ValueError):
         return torch.zeros(0, 2, dtype=torch.float64)
 
