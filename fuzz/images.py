@@ -30,7 +30,8 @@ KINDS = {
     "WEBP": ({}, {"lossless": True}),
 }
 IN_JPEG = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")
-"""What TIFF holds as JPEG; of other modes Pillow's writer spoils the process's memory (12.3.0 with libtiff 4.7.1)."""
+"""What TIFF holds as JPEG. Where libtiff refuses to write it, as of other modes, or with tags of strips that came in by
+EXIF, Pillow's writer spoils the process's memory (12.3.0 with libtiff 4.7.1)."""
 MEGAPIXELS = 1
 
 
@@ -40,10 +41,11 @@ def encoded(provider: Provider) -> bytes:
     options = dict(pick(provider, KINDS[kind]))
     size = provider.ConsumeIntInRange(1, 40), provider.ConsumeIntInRange(12, 40)
     image = Image.fromarray(np.random.default_rng(provider.ConsumeIntInRange(0, 3)).integers(0, 256, size, np.uint8))
-    if provider.ConsumeBool():
+    in_jpeg = options.get("compression") == "jpeg"
+    if provider.ConsumeBool() and not in_jpeg:
         options["exif"] = b"Exif\0\0II*\0\x08\0\0\0" + spoilt(provider, b"\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0")
     content = io.BytesIO()
-    mode = pick(provider, IN_JPEG if options.get("compression") == "jpeg" else MODES)
+    mode = pick(provider, IN_JPEG if in_jpeg else MODES)
     try:
         image.convert(mode).save(content, kind, **options)
     except Exception:  # what Pillow does not write
