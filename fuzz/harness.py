@@ -31,7 +31,7 @@ def watched() -> Any:
     """For a `with` statement around imports: libFuzzer sees which branches an input takes in the library and Pillow.
 
     Their native decoders it does not see, so that targets damage whole files instead of hoping for headers. It never
-    frees what a comparison there gives (atheris 3.1), so an array that is compared counts again for each input.
+    frees what a comparison there gives (atheris 3.0), so an array that is compared counts again for each input.
     """
     return atheris.instrument_imports(include=WATCHED)
 
