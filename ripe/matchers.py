@@ -18,7 +18,7 @@ from ripe.stored_weights import build_for, describing, hash_of, read_metadata, r
 
 ARCHITECTURE = "lightglue"
 RELATED = {
-    "compact": "aeae825942c941944177d2219808bef17838e2220466740f144fe8e968d317fc",
+    "compact": "28d6ad849cdbafae146ee8af337ecd45df2864fa320cdf088e72244b123dfe9c",
     "robust": "2e31af92668c35c70dd31144eeff31d6e2922887127e9e8ab1ee4db6e752e991",
 }
 """Models that describe alike, and the hashes of their weights: features of one match those of another, and a matcher of

@@ -70,7 +70,7 @@ MODELS = {
         "small and fast, for CPUs; the default",
         "Apache-2.0",
         "compact.safetensors",
-        sha256="3e32e513cea362291ba34b16d4f8f392a43bcbdf14e22cd69b793b758dfbee9f",
+        sha256="286ea297d8fe0c5e152e315dcc9da70740e03a7dd313fee7704070628f853851",
     ),
     "robust": Pretrained(
         "sees further than compact, for hard pairs; slower",

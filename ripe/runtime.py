@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 COMPACT = Path(__file__).parent / "weights" / "compact.onnx"
-COMPACT_SHA256 = "b4d002c5ccc470df38e365e5bc89260ea141a9bd28ecf747f09765f9f6ec3a19"
+COMPACT_SHA256 = "25eaa6c00e71c865c60ac9b9adb7110bfefbdf67c2c85ca92e9d2ad1b6d16a50"
 CPU = ("CPUExecutionProvider",)
 ALL = 2**62
 BLOCK = 2**24  # similarities that are held at a time: 64 MiB
