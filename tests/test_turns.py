@@ -32,9 +32,11 @@ def shipped() -> ripe.RIPE:
 
 @pytest.fixture(scope="module")
 def upside_down(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The right one of the bundled photos, by 180°."""
+    """The right one of the bundled photos, by 180°, and as dark as at night, so that it is not matched as it is."""
     path = tmp_path_factory.mktemp("turned") / "down.png"
-    Image.open(photos[1]).transpose(Image.Transpose.ROTATE_180).save(path)
+    turned = np.rot90(np.asarray(Image.open(photos[1])), 2)
+    dark = 255 * (turned / 255) ** 4 + np.random.default_rng(0).normal(0, 3, turned.shape)
+    Image.fromarray(np.clip(dark, 0, 255).astype(np.uint8)).save(path)
     return path
 
 
@@ -90,7 +92,7 @@ def test_a_photo_upside_down_is_matched_in_its_own_frame(
     assert found.verdict
     assert found.quarter_turns == 2
     assert found.geometry is not None
-    assert found.geometry.num_inliers > 500
+    assert found.geometry.num_inliers > 400
     points0, points1 = (side[found.geometry.inliers] for side in found.points)
     upright = 499 - points0[:, 1]  # the pair is rectified, so that true matches have equal heights
     assert float((upright - points1[:, 1]).abs().median()) < 1
@@ -220,7 +222,7 @@ def test_lists_are_turned_if_their_photos_are_at_hand(
     [(_, indices)] = read_matches(found, [("a.png", "b.jpg")])
     stored = read_features(features)
     heights0, heights1 = (stored[name]["keypoints"][rows, 1] for name, rows in zip(stored, indices.T, strict=True))
-    assert len(indices) > 500
+    assert len(indices) > 400
     assert np.median(np.abs(499 - heights0 - heights1)) < 1
     with h5py.File(found) as file:
         assert file["a.png/b.jpg"].attrs["quarter_turns"] == 2
