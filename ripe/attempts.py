@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from ripe import checks
@@ -88,8 +89,9 @@ def match_photos(
 ) -> MatchedPhotos:
     """Match two photos, fit their geometry and judge it; where the verdict is *chance*, try harder.
 
-    The first photo is then turned by quarter turns, and both are seen at several scales. Of all that was tried, what
-    chance explains least is kept. Its verdict counts the tries: `log10_nfa` is raised by their log10. Keypoints belong
+    The first photo is then turned by quarter turns, and both are seen at several scales. Where the matches do agree,
+    and show that one photo is turned, that turn alone is tried. Of all that was tried, what chance explains least is
+    kept. Its verdict counts the tries: `log10_nfa` is raised by their log10. Keypoints belong
     to the photos as they were handed in, whatever was turned.
 
     Args:
@@ -101,7 +103,8 @@ def match_photos(
             was shrunk that was shrunk more.
         intrinsics: 3×3 camera matrices of both photos, for "essential".
         match_filter: how descriptors are matched.
-        rotations: "auto" tries quarter turns where the verdict is chance, "all" always, "none" never.
+        rotations: "auto" tries quarter turns where the verdict is chance and the one that the matches show, "all" all
+            of them always, "none" none.
         scales: see `RIPE.extract`; None for one scale, and several where the verdict is chance.
         max_keypoints: of each photo; see `RIPE.extract`.
         threshold: see `RIPE.extract`.
@@ -132,7 +135,7 @@ def match_photos(
         attempt_match, geometry=geometry, max_error=limit, intrinsics=intrinsics, how=match_filter, watch=watch
     )
 
-    def tried_at(at: Sequence[float], turns: Rotations) -> list[MatchedPhotos]:
+    def tried_at(at: Sequence[float], *, search: bool = True) -> list[MatchedPhotos]:
         with watch.stage("extract"):
             found = [
                 model.extract(
@@ -151,13 +154,13 @@ def match_photos(
             with watch.stage("extract"):
                 return model.describe_turned(images[0], found[0], quarter_turns).to("cpu")
 
-        return try_turns(attempt, found[0].to("cpu"), found[1].to("cpu"), turned, turns)
+        return try_turns(attempt, found[0].to("cpu"), found[1].to("cpu"), turned, rotations, search=search)
 
     if scales is not None:
-        return best_of(tried_at(scales, rotations))
-    tried = tried_at(ONE_SCALE, "all" if rotations == "all" else "none")
+        return best_of(tried_at(scales))
+    tried = tried_at(ONE_SCALE, search=False)
     if best_of(tried).by_chance:
-        tried += tried_at(SEVERAL_SCALES, rotations)
+        tried += tried_at(SEVERAL_SCALES)
     return best_of(tried)
 
 
@@ -202,6 +205,7 @@ def try_turns(
     turned: Callable[[int], Features],
     rotations: Rotations,
     *,
+    search: bool = True,
     likeliest: bool = False,
 ) -> list[MatchedPhotos]:
     """What comes of matching photos as they are and, if `rotations` say so, with the first one turned.
@@ -212,18 +216,46 @@ def try_turns(
         features1: of the second photo.
         turned: gives the first photo's features described in so many quarter turns (see `RIPE.describe_turned`).
         rotations: see `match_photos`.
-        likeliest: try that one of the three turns only whose best descriptors are most like the second photo's, for
-            lists, most of whose pairs show different things.
+        search: with "auto", try turns where photos as they are match by chance alone.
+        likeliest: search by that one of the three turns only whose best descriptors are most like the second photo's,
+            for lists, most of whose pairs show different things.
     """
-    tried = [attempt(features0, features1)]
-    if rotations == "all" or (rotations == "auto" and tried[0].by_chance):
-        ways = {turns: turned(turns) for turns in (1, 2, 3)}
-        if likeliest:
-            best = features1.descriptors[:LOOKED_AT]
-            turns = max(ways, key=lambda turns: similarity(ways[turns].descriptors[:LOOKED_AT], best))
-            ways = {turns: ways[turns]}
-        tried += [replace(attempt(way, features1), quarter_turns=turns) for turns, way in ways.items()]
-    return tried
+    plain = attempt(features0, features1)
+    ways = {turns: turned(turns) for turns in turns_to_try(plain, rotations, search=search)}
+    if likeliest and rotations != "all" and len(ways) > 1:
+        best = features1.descriptors[:LOOKED_AT]
+        turns = max(ways, key=lambda turns: similarity(ways[turns].descriptors[:LOOKED_AT], best))
+        ways = {turns: ways[turns]}
+    return [plain, *(replace(attempt(way, features1), quarter_turns=turns) for turns, way in ways.items())]
+
+
+def turns_to_try(plain: MatchedPhotos, rotations: Rotations, *, search: bool = True) -> tuple[int, ...]:
+    """The quarter turns of the first photo to try after photos were matched as they are; arguments as of `try_turns`.
+
+    Descriptors match beyond the 60° that they follow, too, but ever fewer of them: where the inliers show a turn by
+    more than 45°, the photo turned back finds more.
+    """
+    if rotations == "all" or (rotations == "auto" and search and plain.by_chance):
+        return (1, 2, 3)
+    turns = shown_turns(plain) if rotations == "auto" else 0
+    return () if turns == 0 else (turns,)
+
+
+def shown_turns(found: MatchedPhotos) -> int:
+    """The quarter turns of the first photo, counter-clockwise, that bring it nearest to how the second one lies.
+
+    By the rotation of the similarity that fits the inliers best, in the sense of least squares (Umeyama 1991); 0 where
+    there is no geometry, or one that is chance.
+    """
+    if found.geometry is None or found.by_chance:
+        return 0
+    first, second = (
+        torch.view_as_complex((side - side.mean(dim=0)).double())
+        for side in (points[found.geometry.inliers] for points in found.points)
+    )
+    # Pixels have y downwards, so that a turn counter-clockwise has a negative angle.
+    quarters = torch.vdot(first, second).angle() / (torch.pi / 2)
+    return round(-quarters.item()) % 4
 
 
 def best_of(tried: Sequence[MatchedPhotos]) -> MatchedPhotos:

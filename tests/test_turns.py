@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_scene import write
 from PIL import Image
 from test_reconstruction import QUICK
 
 import ripe
-from ripe.attempts import TurnedFeatures, best_of, try_turns
+from ripe.attempts import TurnedFeatures, best_of, shown_turns, try_turns
 from ripe.cli import main
 from ripe.features import Features
 from ripe.geometry.verdict import Verdict
@@ -103,6 +106,46 @@ def test_a_photo_upside_down_is_matched_in_its_own_frame(
     automatic = ripe.match_photos(upside_down, photos[0], model=shipped)
     assert automatic.verdict
     assert automatic.quarter_turns == 2
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turn_that_the_matches_show_is_taken(shipped: ripe.RIPE, photos: list[Path], turns: int) -> None:
+    """A turned photo may be matched as it is, but more of it is found upright."""
+    photo = np.rot90(np.asarray(Image.open(photos[1])), turns).copy()
+    plain = ripe.match_photos(photo, photos[0], model=shipped, rotations="none")
+    assert plain.verdict
+    found = ripe.match_photos(photo, photos[0], model=shipped)
+    assert found.quarter_turns == -turns % 4
+    assert found.geometry is not None
+    assert plain.geometry is not None
+    assert found.geometry.num_inliers > 1.5 * plain.geometry.num_inliers
+    assert found.verdict is not None
+    assert ripe.match_photos(photos[1], photos[0], model=shipped).quarter_turns == 0
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 3), st.floats(-40, 40), st.floats(0.2, 5), st.integers(3, 40), st.integers(0, 5), st.integers(0, 99)
+)
+def test_inliers_show_the_turn(turns: int, degrees: float, scale: float, count: int, wrong: int, seed: int) -> None:
+    """Points of a photo and where a turned, scaled, moved and shaken copy has them; outliers count for nothing."""
+    random = np.random.default_rng(seed)
+    first = random.uniform(0, 500, (count + wrong, 2))
+    first[:3] = [[0, 0], [500, 0], [0, 500]]
+    angle = np.deg2rad(degrees - 90 * turns)  # counter-clockwise as one sees it, where y points down
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    second = scale * (first + random.normal(0, 2, first.shape)) @ rotation.T + random.uniform(-900, 900, 2)
+    second[count:] = random.uniform(0, 9000, (wrong, 2))
+    inliers = torch.arange(count + wrong) < count
+    sides = [
+        Features(torch.tensor(points).float(), torch.zeros(len(points)), torch.zeros(len(points), 4), (500, 500))
+        for points in (first, second)
+    ]
+    matches = ripe.Matches(torch.arange(count + wrong).repeat(2, 1).T, torch.ones(count + wrong))
+    geometry = ripe.TwoViewGeometry("homography", 2.0, torch.eye(3), inliers)
+    found = ripe.MatchedPhotos(*sides, matches, geometry, Verdict("matched", -99, 1.0, 0.1))
+    assert shown_turns(found) == turns
+    assert shown_turns(replace(found, geometry=None)) == 0
 
 
 def test_tries_are_counted_in_the_verdict(shipped: ripe.RIPE, photos: list[Path]) -> None:

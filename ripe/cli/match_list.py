@@ -181,8 +181,7 @@ def _verifying(
             return turned(pair[0], turns).to(device)
 
         rotations: Rotations = "none" if turned is None else arguments.rotations
-        quick = rotations == "auto"
-        best = best_of(try_turns(attempt, features0, features1, turned_first, rotations, likeliest=quick))
+        best = best_of(try_turns(attempt, features0, features1, turned_first, rotations, likeliest=True))
         assert best.geometry is not None
         assert best.verdict is not None
         kept = best.geometry.inliers.to(device) & (not best.by_chance)

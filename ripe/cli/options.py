@@ -142,8 +142,8 @@ def add_rotations_option(group: argparse._ActionsContainer) -> None:
         "--rotations",
         choices=ROTATIONS,
         default="auto",
-        help="match the first photo in quarter turns, too: where it is no better than chance otherwise, or always "
-        "(%(default)s)",
+        help="match the first photo in quarter turns, too: where it is no better than chance otherwise and where its "
+        "matches show that it is turned, always, or never (%(default)s)",
     )
 
 

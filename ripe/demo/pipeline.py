@@ -254,7 +254,7 @@ class Pipeline:
         settings: DemoSettings,
         watch: two_views.Stopwatch,
     ) -> list[attempts.MatchedPhotos]:
-        """The photos matched as they are and, where that is chance, at several scales, then with the first turned."""
+        """The photos matched as they are; where that is chance, at several scales; then turned, if need be."""
 
         def attempt(scales: tuple[float, ...], quarter_turns: int = 0) -> attempts.MatchedPhotos:
             key0, first = self._found(photos[0], model, settings, scales, quarter_turns, watch)
@@ -270,11 +270,13 @@ class Pipeline:
             return attempts.MatchedPhotos(first, second, matches, geometry, verdict, quarter_turns)
 
         tried = [attempt(ONE_SCALE)]
-        if model is not None and tried[0].by_chance:
-            tried.append(attempt(SEVERAL_SCALES))
-            if tried[1].by_chance:
-                tried += [attempt(SEVERAL_SCALES, turns) for turns in (1, 2, 3)]
-        return tried
+        if model is None:
+            return tried
+        lost = tried[0].by_chance
+        scales = SEVERAL_SCALES if lost else ONE_SCALE
+        if lost:
+            tried.append(attempt(scales))
+        return tried + [attempt(scales, turns) for turns in attempts.turns_to_try(tried[-1], "auto")]
 
     def _found(
         self,

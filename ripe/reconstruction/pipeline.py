@@ -388,7 +388,7 @@ def _judged(
             assert turned is not None
             return turned(pair[0], turns).to(device)
 
-        tried = try_turns(attempt, features0, features1, turned_first, rotations, likeliest=rotations == "auto")
+        tried = try_turns(attempt, features0, features1, turned_first, rotations, likeliest=True)
         best = best_of(tried)
         kept = tried[0] if best.by_chance else best
         assert best.verdict is not None
