@@ -15,11 +15,11 @@ from ripe.model import RIPE
 from ripe.objective.distillation import Lesson, lesson
 from ripe.objective.loss import Totals, compute_loss, count_totals
 from ripe.objective.sampling import Policy, PolicyOutput
-from ripe.pretrained import build, load, save_weights
+from ripe.pretrained import build, save_weights
 from ripe.recipe import schedule
 from ripe.recipe.config import ModelConfig, TrainConfig
 from ripe.training.engine import Engine
-from ripe.training.initial import load_imagenet_encoder, load_initial
+from ripe.training.initial import load_frozen, load_imagenet_encoder, load_initial
 from ripe.training.pictures import match_picture
 from ripe.training.trainer import Contribution, Trainer
 
@@ -44,7 +44,7 @@ class ExtractorTrainer(Trainer[RIPE]):
     def __init__(self, config: TrainConfig, engine: Engine | None = None) -> None:
         engine = Engine(config) if engine is None else engine
         name = config.objective.teacher
-        self._teacher = None if name is None else engine.by_main(lambda: load(name, device="cpu")).to(engine.device)
+        self._teacher = None if name is None else load_frozen(name, engine)
         super().__init__(config, engine)
         if self._teacher is not None and self._teacher.descriptor_dim != self.model.descriptor_dim:
             raise ValueError(

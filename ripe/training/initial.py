@@ -1,4 +1,4 @@
-"""What a run starts from instead of random weights: those of a trained model, or an encoder that knows ImageNet."""
+"""Weights that a run is given: those it starts from instead of random ones, and an extractor that it learns from."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from ripe.model import RIPE
 from ripe.networks.vgg import VggNet
 from ripe.pretrained import load
 from ripe.stored_weights import read_state_dict
+from ripe.training.engine import Engine
 
 # torchvision's published file; the digits in its name are the first of its SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models/vgg19_bn-c79401a0.pth"
@@ -37,6 +38,20 @@ def load_initial(model: RIPE, name_or_path: str | Path) -> None:
         )
     model.load_state_dict(trained.state_dict(), strict=not grows)
     model.detection = trained.detection
+
+
+def load_frozen(name_or_path: str | Path, engine: Engine) -> RIPE:
+    """A trained extractor that a run learns from and leaves as it is, on the device of the run.
+
+    Args:
+        name_or_path: as for `ripe.load`.
+        engine: of the run, whose main process alone reads the weights.
+
+    Raises:
+        ValueError, OSError: as `ripe.load`.
+    """
+    extractor: RIPE = engine.by_main(lambda: load(name_or_path, device="cpu"))
+    return extractor.to(engine.device)
 
 
 def load_imagenet_encoder(model: RIPE, path: str | Path | None = None) -> None:

@@ -13,7 +13,6 @@ from ripe.data.batch import PairBatch
 from ripe.evaluation.measures import Rival, matcher_rival
 from ripe.features import Features
 from ripe.matchers import Matcher, as_points, load_matcher, save_matcher
-from ripe.model import RIPE
 from ripe.networks.lightglue import Assignment, LightGlue
 from ripe.objective.assignment import (
     Truth,
@@ -26,9 +25,10 @@ from ripe.objective.assignment import (
     of_strangers,
 )
 from ripe.objective.tally import Tally
-from ripe.pretrained import load, weights_hash
+from ripe.pretrained import weights_hash
 from ripe.recipe.config import MatcherConfig, TrainConfig
 from ripe.training.engine import Engine
+from ripe.training.initial import load_frozen
 from ripe.training.pictures import match_picture
 from ripe.training.trainer import Contribution, Trainer
 
@@ -38,8 +38,7 @@ class MatcherTrainer(Trainer[LightGlue]):
 
     def __init__(self, config: TrainConfig, engine: Engine | None = None) -> None:
         engine = Engine(config) if engine is None else engine
-        extractor: RIPE = engine.by_main(lambda: load(config.matcher.extractor, device="cpu"))
-        self._extractor = extractor.to(engine.device)
+        self._extractor = load_frozen(config.matcher.extractor, engine)
         super().__init__(config, engine)
 
     def initial(self) -> LightGlue:
