@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 512
 """Keypoints by which the likeliest turn is chosen: it was the right one for 22 of 22 pairs of photos of one scene."""
+QUARTER_TURNS = (1, 2, 3)
 KEPT_TURNS = 12  # of four photos; lists go through the partners of one first photo after the other
 DescribeTurned = Callable[[Path, Features, int], Features]
 
@@ -220,25 +221,35 @@ def try_turns(
         likeliest: search by that one of the three turns only whose best descriptors are most like the second photo's,
             for lists, most of whose pairs show different things.
     """
+
+    def attempt_turned(turns: int) -> MatchedPhotos:
+        return replace(attempt(turned(turns), features1), quarter_turns=turns)
+
     plain = attempt(features0, features1)
-    ways = {turns: turned(turns) for turns in turns_to_try(plain, rotations, search=search)}
-    if likeliest and rotations != "all" and len(ways) > 1:
+    if likeliest and rotations == "auto" and plain.by_chance:
         best = features1.descriptors[:LOOKED_AT]
-        turns = max(ways, key=lambda turns: similarity(ways[turns].descriptors[:LOOKED_AT], best))
-        ways = {turns: ways[turns]}
-    return [plain, *(replace(attempt(way, features1), quarter_turns=turns) for turns, way in ways.items())]
+        alike = {turns: similarity(turned(turns).descriptors[:LOOKED_AT], best) for turns in QUARTER_TURNS}
+        return [plain, attempt_turned(max(alike, key=alike.__getitem__))]
+    return plain_and_turned(plain, attempt_turned, rotations, search=search)
 
 
-def turns_to_try(plain: MatchedPhotos, rotations: Rotations, *, search: bool = True) -> tuple[int, ...]:
-    """The quarter turns of the first photo to try after photos were matched as they are; arguments as of `try_turns`.
+def plain_and_turned(
+    plain: MatchedPhotos, attempt_turned: Callable[[int], MatchedPhotos], rotations: Rotations, *, search: bool = True
+) -> list[MatchedPhotos]:
+    """What came of photos as they are, and then what comes of turning the first one; arguments as of `try_turns`.
 
     Descriptors match beyond the 60° that they follow, too, but ever fewer of them: where the inliers show a turn by
-    more than 45°, the photo turned back finds more.
+    more than 45°, the photo turned back finds more. If it does not, they were wrong, and the other turns are tried.
     """
     if rotations == "all" or (rotations == "auto" and search and plain.by_chance):
-        return (1, 2, 3)
-    turns = shown_turns(plain) if rotations == "auto" else 0
-    return () if turns == 0 else (turns,)
+        return [plain, *map(attempt_turned, QUARTER_TURNS)]
+    shown = shown_turns(plain) if rotations == "auto" else 0
+    if shown == 0:
+        return [plain]
+    tried = [plain, attempt_turned(shown)]
+    if least_by_chance(tried) is plain:
+        tried += [attempt_turned(turns) for turns in QUARTER_TURNS if turns != shown]
+    return tried
 
 
 def shown_turns(found: MatchedPhotos) -> int:
@@ -260,11 +271,15 @@ def shown_turns(found: MatchedPhotos) -> int:
 
 def best_of(tried: Sequence[MatchedPhotos]) -> MatchedPhotos:
     """That which chance explains least, the first of several such, with a verdict that counts the tries."""
+    best = least_by_chance(tried)
+    return best if best.verdict is None else replace(best, verdict=best.verdict.best_of(len(tried)))
+
+
+def least_by_chance(tried: Sequence[MatchedPhotos]) -> MatchedPhotos:
+    """That which chance explains least, the first of several such; the very first one if there are no verdicts."""
     if any(each.verdict is None for each in tried):
         return tried[0]
-    best = min(tried, key=lambda each: each.verdict.log10_nfa if each.verdict is not None else 0.0)
-    assert best.verdict is not None
-    return replace(best, verdict=best.verdict.best_of(len(tried)))
+    return min(tried, key=lambda each: each.verdict.log10_nfa if each.verdict is not None else 0.0)
 
 
 class TurnedFeatures:

@@ -17,7 +17,7 @@ from PIL import Image
 from test_reconstruction import QUICK
 
 import ripe
-from ripe.attempts import TurnedFeatures, best_of, shown_turns, try_turns
+from ripe.attempts import TurnedFeatures, best_of, plain_and_turned, shown_turns, try_turns
 from ripe.cli import main
 from ripe.features import Features
 from ripe.geometry.verdict import Verdict
@@ -146,6 +146,28 @@ def test_inliers_show_the_turn(turns: int, degrees: float, scale: float, count: 
     found = ripe.MatchedPhotos(*sides, matches, geometry, Verdict("matched", -99, 1.0, 0.1))
     assert shown_turns(found) == turns
     assert shown_turns(replace(found, geometry=None)) == 0
+
+
+@pytest.mark.parametrize(
+    ("nfas", "expected"),
+    [
+        ((-9, 0, -99, 0), [0, 2]),  # the turn that is shown helps
+        ((-9, -50, -8, -99), [0, 2, 1, 3]),  # it does not, so it was shown by wrong matches
+    ],
+)
+def test_a_turn_that_does_not_help_was_wrong(nfas: tuple[float, ...], expected: list[int]) -> None:
+    points = torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
+    sides = [Features(side, torch.zeros(20), torch.zeros(20, 4), (1, 1)) for side in (points, 1 - points)]
+    matches = ripe.Matches(torch.arange(20).repeat(2, 1).T, torch.ones(20))
+    geometry = ripe.TwoViewGeometry("homography", 2.0, torch.eye(3), torch.ones(20, dtype=torch.bool))
+
+    def attempt(turns: int) -> ripe.MatchedPhotos:
+        return ripe.MatchedPhotos(*sides, matches, geometry, Verdict("matched", nfas[turns], 1.0, 0.1), turns)
+
+    tried = plain_and_turned(attempt(0), attempt, "auto")
+    assert [each.quarter_turns for each in tried] == expected
+    assert best_of(tried).quarter_turns == int(np.argmin(nfas))
+    assert len(plain_and_turned(attempt(0), attempt, "none")) == 1
 
 
 def test_tries_are_counted_in_the_verdict(shipped: ripe.RIPE, photos: list[Path]) -> None:

@@ -269,14 +269,13 @@ class Pipeline:
             )
             return attempts.MatchedPhotos(first, second, matches, geometry, verdict, quarter_turns)
 
-        tried = [attempt(ONE_SCALE)]
+        plain = attempt(ONE_SCALE)
         if model is None:
-            return tried
-        lost = tried[0].by_chance
-        scales = SEVERAL_SCALES if lost else ONE_SCALE
-        if lost:
-            tried.append(attempt(scales))
-        return tried + [attempt(scales, turns) for turns in attempts.turns_to_try(tried[-1], "auto")]
+            return [plain]
+        if not plain.by_chance:
+            return attempts.plain_and_turned(plain, functools.partial(attempt, ONE_SCALE), "auto")
+        attempt_turned = functools.partial(attempt, SEVERAL_SCALES)
+        return [plain, *attempts.plain_and_turned(attempt_turned(), attempt_turned, "auto")]
 
     def _found(
         self,
