@@ -30,7 +30,7 @@ import sys, torch, ripe
 from ripe.pretrained import build
 name, path, most = sys.argv[1:]
 torch.manual_seed(0)
-model = ripe.load(name, device="cpu") if name == "compact" else build(name).eval()
+model = build(name).eval() if name == "vgg_hyper" else ripe.load(name, device="cpu")
 features = model.extract(path, max_memory=most or None, threshold=-1e9)[0]
 assert len(features) == 2048
 """
