@@ -239,17 +239,21 @@ def plain_and_turned(
     """What came of photos as they are, and then what comes of turning the first one; arguments as of `try_turns`.
 
     Descriptors match beyond the 60° that they follow, too, but ever fewer of them: where the inliers show a turn by
-    more than 45°, the photo turned back finds more. If it does not, they were wrong, and the other turns are tried.
+    more than 45°, the photo turned back finds more. So the turn is tried that the best result shows, until a try in
+    that turn shows the same one. Where none does, or a doubtful result shows one, these may have been wrong matches,
+    and all turns are tried.
     """
-    if rotations == "all" or (rotations == "auto" and search and plain.by_chance):
+    lost = search and plain.by_chance
+    doubtful = not plain.verdict and shown_turns(plain) != 0
+    if rotations == "all" or (rotations == "auto" and (lost or doubtful)):
         return [plain, *map(attempt_turned, QUARTER_TURNS)]
-    shown = shown_turns(plain) if rotations == "auto" else 0
-    if shown == 0:
-        return [plain]
-    tried = [plain, attempt_turned(shown)]
-    if least_by_chance(tried) is plain:
-        tried += [attempt_turned(turns) for turns in QUARTER_TURNS if turns != shown]
-    return tried
+    tried = {0: plain}
+    while rotations == "auto" and (left := [turns for turns in QUARTER_TURNS if turns not in tried]):
+        shown = shown_turns(least_by_chance([*tried.values()]))
+        if shown in tried and shown_turns(tried[shown]) == shown:
+            break
+        tried |= {turns: attempt_turned(turns) for turns in ([shown] if shown in left else left)}
+    return [*tried.values()]
 
 
 def shown_turns(found: MatchedPhotos) -> int:

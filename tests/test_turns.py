@@ -149,24 +149,38 @@ def test_inliers_show_the_turn(turns: int, degrees: float, scale: float, count: 
 
 
 @pytest.mark.parametrize(
-    ("nfas", "expected"),
+    ("nfas", "shown", "expected"),
     [
-        ((-9, 0, -99, 0), [0, 2]),  # the turn that is shown helps
-        ((-9, -50, -8, -99), [0, 2, 1, 3]),  # it does not, so it was shown by wrong matches
+        ((-99, 0, 0, 0), (0, 0, 0, 0), [0]),  # upright
+        ((-9, 0, -99, 0), (2, 0, 2, 0), [0, 2]),  # the turn that is shown shows itself again
+        ((-99, -50, 0, 0), (1, 1, 0, 0), [0, 1]),  # by some 45°: either way is as good
+        ((-9, -99, -10, 0), (2, 1, 1, 0), [0, 2, 1]),  # seen in that turn, the photo shows another one
+        ((-9, -99, -8, 0), (2, 1, 3, 0), [0, 2, 1, 3]),  # it does not help, nor show itself: wrong matches
+        ((-9, -8, -7, -6), (2, 0, 0, 0), [0, 2, 1, 3]),  # none does
+        ((1, -9, -99, 0), (1, 1, 2, 0), [0, 1, 2, 3]),  # doubtful, and shown to be turned
+        ((1, -9, -99, 0), (0, 1, 2, 0), [0]),  # doubtful, and upright
+        ((9, 9, 9, 9), (2, 2, 2, 2), [0]),  # what is chance shows nothing
     ],
 )
-def test_a_turn_that_does_not_help_was_wrong(nfas: tuple[float, ...], expected: list[int]) -> None:
+def test_turns_are_tried_until_they_show_themselves(
+    nfas: tuple[float, ...], shown: tuple[int, ...], expected: list[int]
+) -> None:
     points = torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
-    sides = [Features(side, torch.zeros(20), torch.zeros(20, 4), (1, 1)) for side in (points, 1 - points)]
     matches = ripe.Matches(torch.arange(20).repeat(2, 1).T, torch.ones(20))
     geometry = ripe.TwoViewGeometry("homography", 2.0, torch.eye(3), torch.ones(20, dtype=torch.bool))
 
     def attempt(turns: int) -> ripe.MatchedPhotos:
-        return ripe.MatchedPhotos(*sides, matches, geometry, Verdict("matched", nfas[turns], 1.0, 0.1), turns)
+        sides = [
+            Features(side, torch.zeros(20), torch.zeros(20, 4), (1, 1))
+            for side in (points, turn_keypoints(points, (2, 2), shown[turns]))
+        ]
+        name = "chance" if nfas[turns] > 5 else "doubtful" if nfas[turns] > 0 else "matched"
+        verdict = Verdict(name, nfas[turns], 1.0, 0.1)  # type: ignore[arg-type]
+        return ripe.MatchedPhotos(*sides, matches, geometry, verdict, turns)
 
-    tried = plain_and_turned(attempt(0), attempt, "auto")
+    tried = plain_and_turned(attempt(0), attempt, "auto", search=False)
     assert [each.quarter_turns for each in tried] == expected
-    assert best_of(tried).quarter_turns == int(np.argmin(nfas))
+    assert best_of(tried).quarter_turns == min(expected, key=lambda turns: nfas[turns])
     assert len(plain_and_turned(attempt(0), attempt, "none")) == 1
 
 
