@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ripe import checks
-from ripe.ceiling import Ceiling, give_back, parse_bytes, share_out
+from ripe.ceiling import Ceiling, give_back, large_blocks_returned, parse_bytes, share_out
 from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
 from ripe.images import (
@@ -295,7 +295,7 @@ class RIPE(nn.Module):
         side = ceiling.side(image.pixels, image.mask, max(image.size))
         best = self._no_features(image.original_size)
         photo = in_size(Stored(image.pixels), image.size, side)
-        with self._reduced_precision():
+        with self._reduced_precision(), large_blocks_returned():
             for size in _sizes(image.size, asked.scales):
                 for cut in cuts(in_size(photo, size, side), model.net, side, margin(asked.detection), self.device):
                     best = model._join(best, image, cut, size, asked)
