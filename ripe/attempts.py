@@ -90,10 +90,10 @@ def match_photos(
 ) -> MatchedPhotos:
     """Match two photos, fit their geometry and judge it; where the verdict is *chance*, try harder.
 
-    The first photo is then turned by quarter turns, and both are seen at several scales. Where the matches do agree,
-    and show that one photo is turned, that turn alone is tried. Of all that was tried, what chance explains least is
-    kept. Its verdict counts the tries: `log10_nfa` is raised by their log10. Keypoints belong
-    to the photos as they were handed in, whatever was turned.
+    The first photo is then turned by quarter turns, and both are seen at several scales. Where the matches agree and
+    show that one photo is turned, that turn is tried, too. Of all that was tried, what chance explains least is kept.
+    Its verdict counts the tries: `log10_nfa` is raised by their log10. Keypoints belong to the photos as they were
+    handed in, whatever was turned.
 
     Args:
         image0: a photo, as `RIPE.extract` takes it.

@@ -5,12 +5,9 @@ its mask, and the network's maps. Each share follows from the photo's header and
 `benchmarks/memory.py` has measured, so that parts, and with them results, are the same wherever they are made.
 """
 
-import ctypes
 import math
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -29,9 +26,6 @@ MASK_BYTES = 10  # for each pixel while it is read; 1 afterwards
 LEAST_SIDE = 256
 SIDE_STEP = 32
 FAR = 1 << 14
-LARGE_BLOCK = 1 << 22
-"""Bytes. With 1 MB, two fifths more time were spent on fresh pages, and parts took a tenth of a gigabyte less."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def parse_bytes(text: str) -> int:
@@ -49,38 +43,6 @@ def parse_bytes(text: str) -> int:
 def shown(count: float) -> str:
     """A number of bytes in words that `parse_bytes` takes, rounded up to 10 MB."""
     return f"{math.ceil(count / 1e7) / 100:g}G"
-
-
-def give_back() -> None:
-    """Have the C library return the memory of freed blocks to the system.
-
-    glibc keeps them, between blocks in use, too; part after part of nearly the same size that added up to
-    hundreds of megabytes. Other systems' libraries have no such call.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
-@contextmanager
-def large_blocks_returned() -> Iterator[None]:
-    """While it lasts, the C library gives large blocks back to the system as soon as they are freed.
-
-    glibc does so with blocks that are larger than any that was freed before, up to 32 MB; what is smaller stays in its
-    heap, between blocks in use, and of maps of many sizes that added up to as much as the maps themselves. It is a
-    setting of the whole process. Afterwards it is what glibc comes to by itself once blocks of 32 MB were freed.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if set_option is None:
-        yield
-        return
-    set_option(M_MMAP_THRESHOLD, LARGE_BLOCK)
-    try:
-        yield
-    finally:
-        set_option(M_MMAP_THRESHOLD, 1 << 25)
-        set_option(M_TRIM_THRESHOLD, 1 << 26)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ripe import checks
-from ripe.ceiling import Ceiling, give_back, large_blocks_returned, parse_bytes, share_out
+from ripe.allocator import give_back, large_blocks_returned
+from ripe.ceiling import Ceiling, parse_bytes, share_out
 from ripe.detection import DetectionSettings, detect
 from ripe.features import Features
 from ripe.images import (

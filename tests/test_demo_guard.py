@@ -113,7 +113,7 @@ def test_files_are_deleted_in_time_the_oldest_first_and_folders_after_them(tmp_p
 
 ARENAS = """
 import ctypes, threading
-from ripe.demo import server
+from ripe import allocator
 {call}
 together = threading.Barrier(12)
 def work():
@@ -136,6 +136,6 @@ def test_threads_share_their_memory() -> None:
         call: subprocess.run(
             [sys.executable, "-c", ARENAS.format(call=call)], capture_output=True, text=True, check=True
         ).stderr.count("Arena ")
-        for call in ("", "server._share_arenas()")
+        for call in ("", "allocator.share_arenas()")
     }
-    assert arenas["server._share_arenas()"] <= 2 < arenas[""]
+    assert arenas["allocator.share_arenas()"] <= 2 < arenas[""]

@@ -209,7 +209,7 @@ def test_a_large_photo_stays_below_the_ceiling(tmp_path: Path) -> None:
 HELD_BACK = """
 import contextlib, re
 import numpy as np
-from ripe.ceiling import large_blocks_returned
+from ripe.allocator import large_blocks_returned
 def resident():
     with open("/proc/self/status") as status:
         return int(re.search(r"VmRSS:\\s+(\\d+)", status.read())[1]) / 1024

@@ -1,21 +1,18 @@
 """Serves the demo: what is around Gradio. Nothing is counted, and no file stays behind."""
 
-import ctypes
 import os
 import signal
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
+from ripe.allocator import share_arenas
 from ripe.demo.pipeline import Pipeline
 from ripe.demo.sweeper import Sweeper
-
-M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def serve(models: Mapping[str, str], *, device: Any, host: str, port: int, share: bool) -> None:
@@ -33,7 +30,7 @@ def serve(models: Mapping[str, str], *, device: Any, host: str, port: int, share
         ValueError: Gradio is not installed.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    _share_arenas()
+    share_arenas()
     with TemporaryDirectory(prefix="ripe-demo-", ignore_cleanup_errors=True) as folder:
         # Gradio reads these when it is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -53,16 +50,6 @@ def serve(models: Mapping[str, str], *, device: Any, host: str, port: int, share
             threading.Event().wait()
         finally:
             page.close(verbose=False)
-
-
-def _share_arenas() -> None:
-    """Let threads share two areas of memory, where the C library is glibc.
-
-    It gives each thread one of its own otherwise, up to eight for each core, and each keeps what the largest photo that
-    its thread has worked on took.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # another system, or another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
