@@ -30,8 +30,8 @@ KINDS = {
     "WEBP": ({}, {"lossless": True}),
 }
 IN_JPEG = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")
-"""What TIFF holds as JPEG. Where libtiff refuses to write it, as of other modes, or with tags of strips that came in by
-EXIF, Pillow's writer spoils the process's memory (12.3.0 with libtiff 4.7.1)."""
+"""What TIFF holds as JPEG. Where libtiff refuses to write it, as of other modes, Pillow's writer spoils the process's
+memory, as it does with some tags that come in by EXIF, whatever the compression (12.3.0 with libtiff 4.7.1)."""
 MEGAPIXELS = 1
 
 
@@ -42,7 +42,8 @@ def encoded(provider: Provider) -> bytes:
     size = provider.ConsumeIntInRange(1, 40), provider.ConsumeIntInRange(12, 40)
     image = Image.fromarray(np.random.default_rng(provider.ConsumeIntInRange(0, 3)).integers(0, 256, size, np.uint8))
     in_jpeg = options.get("compression") == "jpeg"
-    if provider.ConsumeBool() and not in_jpeg:
+    by_libtiff = kind == "TIFF" and options["compression"] != "raw"
+    if provider.ConsumeBool() and not by_libtiff:
         options["exif"] = b"Exif\0\0II*\0\x08\0\0\0" + spoilt(provider, b"\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0")
     content = io.BytesIO()
     mode = pick(provider, IN_JPEG if in_jpeg else MODES)
