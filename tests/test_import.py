@@ -35,7 +35,7 @@ OPTIONAL = (
 ORDER = """
     files resizing filters photos halving quantisation runtime features checks settings tables images feature_arrays
     folders recipe geometry detection download drawing storage pair_lists two_views stored_weights
-    networks ceiling inference regions parts model pretrained matchers matching export
+    allocator networks ceiling inference regions parts model pretrained matchers matching export
     attempts alignment stitching extract_many extractors match_many
     integrations utils
     pairing scale
