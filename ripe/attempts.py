@@ -243,16 +243,20 @@ def plain_and_turned(
     that turn shows the same one. Where none does, or a doubtful result shows one, these may have been wrong matches,
     and all turns are tried.
     """
+    if rotations == "none":
+        return [plain]
+    shown = shown_turns(plain)
     lost = search and plain.by_chance
-    doubtful = not plain.verdict and shown_turns(plain) != 0
-    if rotations == "all" or (rotations == "auto" and (lost or doubtful)):
+    doubtful = shown != 0 and not plain.verdict
+    if rotations == "all" or lost or doubtful:
         return [plain, *map(attempt_turned, QUARTER_TURNS)]
     tried = {0: plain}
-    while rotations == "auto" and (left := [turns for turns in QUARTER_TURNS if turns not in tried]):
-        shown = shown_turns(least_by_chance([*tried.values()]))
-        if shown in tried and shown_turns(tried[shown]) == shown:
+    while shown not in tried or shown_turns(tried[shown]) != shown:
+        left = [turns for turns in QUARTER_TURNS if turns not in tried]
+        if not left:
             break
         tried |= {turns: attempt_turned(turns) for turns in ([shown] if shown in left else left)}
+        shown = shown_turns(least_by_chance([*tried.values()]))
     return [*tried.values()]
 
 

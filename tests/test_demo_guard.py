@@ -2,9 +2,6 @@
 
 import asyncio
 import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -109,33 +106,3 @@ def test_files_are_deleted_in_time_the_oldest_first_and_folders_after_them(tmp_p
     for now in (250, 400, 550):  # a folder's time begins anew when something in it is deleted
         sweeper.sweep(now)
     assert [path.name for path in tmp_path.rglob("*")] == ["example.jpg"]
-
-
-ARENAS = """
-import ctypes, threading
-from ripe import allocator
-{call}
-together = threading.Barrier(12)
-def work():
-    kept = bytearray(100_000)
-    together.wait()
-    return kept
-threads = [threading.Thread(target=work) for _ in range(12)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-ctypes.CDLL(None).malloc_stats()
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
-def test_threads_share_their_memory() -> None:
-    """By what glibc itself says of twelve threads that hold memory at a time."""
-    arenas = {
-        call: subprocess.run(
-            [sys.executable, "-c", ARENAS.format(call=call)], capture_output=True, text=True, check=True
-        ).stderr.count("Arena ")
-        for call in ("", "allocator.share_arenas()")
-    }
-    assert arenas["allocator.share_arenas()"] <= 2 < arenas[""]

@@ -1,6 +1,5 @@
 """Extraction below a ceiling of memory: parts of a photo give what the whole photo gives."""
 
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -204,32 +203,6 @@ def test_a_large_photo_stays_below_the_ceiling(tmp_path: Path) -> None:
         for most in ("600M", "")
     ]
     assert peaks[0] < 600e6 < peaks[1]
-
-
-HELD_BACK = """
-import contextlib, re
-import numpy as np
-from ripe.allocator import large_blocks_returned
-def resident():
-    with open("/proc/self/status") as status:
-        return int(re.search(r"VmRSS:\\s+(\\d+)", status.read())[1]) / 1024
-np.ones(3_800_000)  # 30 MB: from now on glibc takes smaller blocks from its heap
-with {how}():
-    before = resident()
-    blocks = [np.ones(1_000_000) for _ in range(20)]
-    del blocks[:-1]
-    print(resident() - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
-def test_large_blocks_are_returned_while_one_of_them_is_in_use() -> None:
-    kept, returned = (
-        float(subprocess.check_output([sys.executable, "-c", HELD_BACK.format(how=how)], text=True))
-        for how in ("contextlib.nullcontext", "large_blocks_returned")
-    )
-    assert kept > 100  # of 160 MB
-    assert returned < 20  # the block in use has 8
 
 
 def test_a_ceiling_that_cannot_be_kept_is_said(model: ripe.RIPE, tmp_path: Path) -> None:
